@@ -1,0 +1,122 @@
+"""Checkpoints of a run's state: written by orbax, portable between devices, refused where they do not fit."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from asyncjax.engine import compile_init
+from asyncjax.method import Method, PyTree, State
+from asyncjax.packing import Leaf, Packer
+
+
+class Checkpoints:
+    """The checkpoints in one directory, one per saved update; the newest `keep` stay.
+
+    A checkpoint appears under its final name only when it is complete, so a killed process leaves
+    the previous ones usable.
+
+    Args:
+      directory: where they are; made on the first save.
+      keep: how many to keep.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], keep: int = 2) -> None:
+        self.directory = Path(directory).absolute()
+        self._keep = keep
+        self._manager: Any = None
+
+    def save(self, state: State) -> None:
+        """Writes the state, unless a checkpoint of this update is there already."""
+        import orbax.checkpoint as ocp
+
+        if state.update in self.updates():
+            return
+        tree = _arrays({"shared": state.shared, "local": state.local, "views": list(state.views.values())})
+        meta = {"versions": [int(v) for v in state.views], "leaves": _describe(tree)}
+        args = ocp.args.Composite(tree=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
+        self._open().save(int(state.update), args=args)
+
+    def updates(self) -> list[int]:
+        """The updates of which there are complete checkpoints, oldest first."""
+        if not self.directory.is_dir():
+            return []
+        return sorted(int(entry.name) for entry in self.directory.iterdir() if entry.name.isdigit())
+
+    def restore(self, method: Method, num_workers: int) -> State | None:
+        """The newest checkpoint's state, or None where there is none.
+
+        Args:
+          method: the method that was run, built with the same arguments.
+          num_workers: W of the run.
+
+        Raises:
+          ValueError: the checkpoint was written with another method or other sizes.
+        """
+        import orbax.checkpoint as ocp
+
+        updates = self.updates()
+        if not updates:
+            return None
+        meta = self._open().restore(updates[-1], args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+        shared, local = jax.eval_shape(compile_init(method, num_workers), jax.random.key(0))
+        view = jax.eval_shape(method.view, shared)
+        packer = Packer.of({"shared": shared, "local": local, "views": [view for _ in meta["versions"]]})
+        like = packer.treedef.unflatten([np.zeros(leaf.shape, leaf.dtype) for leaf in packer.leaves])
+        self._check(meta["leaves"], _describe(like))
+        tree = self._open().restore(updates[-1], args=ocp.args.Composite(tree=ocp.args.StandardRestore(like))).tree
+        leaves = zip(packer.treedef.flatten_up_to(tree), packer.leaves, strict=True)
+        tree = packer.treedef.unflatten([_restore_leaf(x, leaf) for x, leaf in leaves])
+        views = dict(zip(meta["versions"], tree["views"], strict=True))
+        return State(updates[-1], tree["shared"], tree["local"], views)
+
+    def close(self) -> None:
+        """Releases orbax's threads; saving again opens it again."""
+        if self._manager is not None:
+            self._manager.close()
+            self._manager = None
+
+    def _open(self) -> Any:
+        import orbax.checkpoint as ocp
+
+        if self._manager is None:
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=self._keep, create=True, enable_async_checkpointing=False
+            )
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
+        return self._manager
+
+    def _check(self, saved: dict[str, str], wanted: dict[str, str]) -> None:
+        if saved == wanted:
+            return
+        name = next(name for name in {**saved, **wanted} if saved.get(name) != wanted.get(name))
+        raise ValueError(
+            f"The checkpoint in {self.directory} is of another configuration: {name} is"
+            f" {saved.get(name, 'absent')} there and {wanted.get(name, 'absent')} in this method. Build the method with"
+            " the arguments in the run's config.json, or start a new run directory."
+        )
+
+
+def _arrays(tree: PyTree) -> PyTree:
+    """Everything as numpy arrays, so that a checkpoint does not depend on the devices of the run."""
+    return jax.tree.map(lambda x: np.asarray(jax.random.key_data(x) if is_key(x) else x), tree)
+
+
+def is_key(x: Any) -> bool:
+    """Whether a leaf holds typed random keys."""
+    return isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _restore_leaf(x: np.ndarray, leaf: Leaf) -> jax.Array:
+    array = jax.numpy.asarray(x)
+    return jax.random.wrap_key_data(array, impl=leaf.key_impl) if leaf.key_impl else array
+
+
+def _describe(tree: PyTree) -> dict[str, str]:
+    """Leaf path -> dtype and shape, such as {"shared.params.kernel": "float32[4, 64]"}."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): f"{x.dtype}{list(x.shape)}" for path, x in leaves}

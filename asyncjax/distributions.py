@@ -1,0 +1,70 @@
+"""Probability distributions over actions."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Categorical(NamedTuple):
+    """p(a) = softmax(logits)_a over a in 0 .. A-1. All methods act on the last axis and keep the others.
+
+    Attributes:
+      logits: Float[..., A], unnormalised log-probabilities; -inf forbids an action.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> pi = Categorical(jnp.log(jnp.array([0.5, 0.25, 0.25])))
+      >>> round(float(pi.entropy()), 4), int(pi.mode())
+      (1.0397, 0)
+    """
+
+    logits: jax.Array
+
+    def log_probs(self) -> jax.Array:
+        """Every action's log p, Float[..., A]."""
+        return jax.nn.log_softmax(self.logits)
+
+    def log_prob(self, action: jax.Array) -> jax.Array:
+        """The actions' log p, Float[...], of Int[...]."""
+        return jnp.take_along_axis(self.log_probs(), action[..., None], axis=-1)[..., 0]
+
+    def entropy(self) -> jax.Array:
+        """-sum_a p(a) log p(a), Float[...], in nats."""
+        return -expectation(self.log_probs(), self.log_probs())
+
+    def kl(self, other: Categorical) -> jax.Array:
+        """KL(self || other) = sum_a p(a) log(p(a) / q(a)), Float[...]; infinite where q(a) = 0 < p(a)."""
+        log_p = self.log_probs()
+        return expectation(log_p, log_p - other.log_probs())
+
+    def mode(self) -> jax.Array:
+        """The most probable action, Int32[...]; the first one of several."""
+        return argmax(self.logits)
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """An action, Int32[...]. The key is consumed."""
+        return self.sample_with(gumbel(key, self.logits.shape))
+
+    def sample_with(self, noise: jax.Array) -> jax.Array:
+        """An action, Int32[...], from standard Gumbel noise of the logits' shape: the Gumbel-max trick."""
+        return argmax(self.logits + noise.astype(self.logits.dtype))
+
+
+def gumbel(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Standard Gumbel noise, Float32[shape], for `Categorical.sample_with`. The key is consumed."""
+    return jax.random.gumbel(key, shape, jnp.float32)
+
+
+def expectation(log_p: jax.Array, x: jax.Array) -> jax.Array:
+    """sum_a p(a) x(a), where an action of probability 0 counts 0 whatever x is, also in the gradient."""
+    possible = log_p > -jnp.inf
+    p = jnp.exp(log_p)
+    return jnp.sum(jnp.where(possible, p * jnp.where(possible, x, 0.0), 0.0), axis=-1)
+
+
+def argmax(x: jax.Array) -> jax.Array:
+    """Index of the largest entry along the last axis, Int32[...] also under x64."""
+    return jax.lax.argmax(x, x.ndim - 1, jnp.int32)

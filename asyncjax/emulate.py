@@ -1,0 +1,163 @@
+"""The compiled engine: any schedule as one program, under `jit` and `vmap` if you like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import numpy as np
+
+from asyncjax.engine import check_positive, chunks, compile_init, concatenate_metrics, initial_state, not_finite
+from asyncjax.method import Chunk, Method, PyTree, Result, State
+from asyncjax.program import Program, cached_program
+from asyncjax.schedules import Schedule, check, cut
+from asyncjax.traced import concrete, under_transformation
+from asyncjax.waves import Layout, Plan, Planner, choose, distinct_workers, last_use, max_live, read_parts, stack_reads
+
+# What a lane of `work` costs beside the fixed cost of a batch; it decides the width of the batches.
+COST_PER_LANE = {"cpu": 0.15, "gpu": 0.002}
+
+
+def emulate(
+    method: Method,
+    schedule: Schedule,
+    key: jax.Array,
+    *,
+    state: State | None = None,
+    callback: Callable[[Chunk], None] | None = None,
+    chunk_size: int = 1024,
+    width: int | None = None,
+    num_workers: int | None = None,
+    num_views: int | None = None,
+    check_finite: bool = True,
+) -> Result:
+    """Runs a method under a schedule as compiled code.
+
+    The result is that of the definition in `asyncjax.method`, event by event, up to rounding. Messages
+    are computed in batches (`asyncjax.waves`), and only views that are still to be used are kept.
+
+    Inside `jit`, `vmap` and the like the run is one program, without callbacks and without the check for
+    finite numbers. The schedule may be traced too; under `jit` say `num_workers` then, as it can not be
+    read off.
+
+    Args:
+      method: four pure functions.
+      schedule: any well-formed schedule, realizable or not.
+      key: the source of all chance.
+      state: where to continue, from an earlier run's callback; None starts with `method.init`.
+      callback: called with a `Chunk` after every `chunk_size` updates.
+      chunk_size: updates per call of the compiled program. It decides which messages are computed
+        together, so only runs with equal chunks are promised to agree bit for bit.
+      width: messages computed in one batch; by default chosen for the schedule and the backend.
+        The group size makes it the event-by-event engine.
+      num_workers: W, by default one more than the largest worker of the schedule.
+      num_views: room for views when the schedule is traced under `jit`; by default enough for any
+        realizable schedule, W + G - 1.
+      check_finite: stop when the view has a number that is not finite.
+
+    Returns:
+      Result(shared, local, metrics).
+
+    Raises:
+      ValueError: for a schedule that reads the future or names missing workers.
+      FloatingPointError: after the first update that made the view non-finite, naming the worker.
+
+    Example:
+      >>> import jax, optax, asyncjax as aj
+      >>> method = aj.sgd(lambda w: 0.5 * w**2, 1.0, optimizer=optax.sgd(0.1))
+      >>> result = aj.emulate(method, aj.schedules.round_robin(100, 4), jax.random.key(0))
+      >>> result.metrics["loss"].shape
+      (100, 1)
+    """
+    check_positive(chunk_size=chunk_size, width=width, num_workers=num_workers, num_views=num_views)
+    known = concrete(schedule)
+    if num_workers is None:
+        if known is None:
+            raise ValueError("The schedule is traced, so the number of workers is unknown: pass num_workers=.")
+        num_workers = int(np.max(known.worker, initial=0)) + 1
+    if under_transformation():
+        if state is not None or callback is not None:
+            raise ValueError("state= and callback= need the host: use them outside jit and vmap, or leave them out here.")
+        return _emulate_traced(method, schedule, known, key, num_workers, width, num_views)
+    schedule = check(schedule, num_workers)
+    state = initial_state(method, key, num_workers) if state is None else state
+    program = cached_program(method, num_workers, read_parts(schedule.read, jax.eval_shape(method.view, state.shared)))
+    planner = _planner(schedule, num_workers, width, state.update)
+    chunk_size = min(chunk_size, max(1, schedule.num_updates))
+    carry, step = program.load(planner.layout, state, planner.slot_of), program.compiled(planner.layout)
+    collected: list[dict[str, np.ndarray]] = []
+    for start, stop in chunks(state.update, schedule.num_updates, chunk_size):
+        carry, metrics = step(carry, planner.chunk(start, stop, chunk_size))
+        bad = start + int(carry.first_bad) if check_finite and carry.first_bad >= 0 else None
+        done = stop if bad is None else bad + 1
+        collected.append({name: np.asarray(values)[: done - start] for name, values in metrics.items()})
+        if callback is not None:
+            now = program.unload(carry, stop, planner.slot_of) if bad is None else None
+            callback(Chunk(now, collected[-1], cut(schedule, start, done)))
+        if bad is not None:
+            raise not_finite(bad, schedule.worker[bad])
+    last = program.unload(carry, schedule.num_updates, {})
+    return Result(last.shared, last.local, concatenate_metrics(collected))
+
+
+def _planner(schedule: Schedule, num_workers: int, width: int | None, start: int = 0) -> Planner:
+    worker, read = np.asarray(schedule.worker), stack_reads(schedule.read)
+    width, early = choose(worker, read, num_workers, width, COST_PER_LANE.get(jax.default_backend(), 0.002))
+    return Planner(worker, read, num_workers, width, early, start=start)
+
+
+def _emulate_traced(
+    method: Method,
+    schedule: Schedule,
+    known: Schedule | None,
+    key: jax.Array,
+    num_workers: int,
+    width: int | None,
+    num_views: int | None,
+) -> Result:
+    """The run as one program, for use inside `jit` and `vmap`."""
+    # Neither from the cache nor jitted by it: the method may close over tracers, which must not outlive their trace.
+    state = State(0, *compile_init.__wrapped__(method, num_workers)(key))
+    parts = read_parts(schedule.read, jax.eval_shape(method.view, state.shared))
+    program = Program(method, num_workers, parts)
+    if known is not None and np.ndim(known.worker) == 2 and all(x.ndim == 2 for x in jax.tree.leaves(known.read)):
+        planner = _planner(check(known, num_workers), num_workers, width)
+        layout, plan = planner.layout, planner.whole()
+    else:
+        layout, plan = _plan_traced(schedule, known, num_workers, width, num_views)
+    carry = program.load(layout, state, {0: 0})
+    carry, metrics = jax.jit(partial(program.run, layout, checked=False))(carry, plan)
+    return Result(carry.shared, program.local.unpack(carry.local), metrics)
+
+
+def _plan_traced(
+    schedule: Schedule, known: Schedule | None, num_workers: int, width: int | None, num_views: int | None
+) -> tuple[Layout, Plan]:
+    """A plan for a traced schedule: its sizes are fixed now, its contents come from the host when the program runs."""
+    num_updates, group_size = schedule.worker.shape
+    distinct = group_size == 1
+    if known is not None:
+        batch = _unbatch(known)
+        num_views = max(max_live(last_use(stack_reads(check(s, num_workers).read))) for s in batch)
+        distinct = all(distinct_workers(s.worker) for s in batch)
+    width = width or group_size
+    early = not distinct or width < group_size
+    layout = Planner.sizes(num_workers, group_size, width, early, num_views or num_workers + group_size - 1)
+
+    def on_host(worker: np.ndarray, read: PyTree) -> Plan:
+        valid = check(Schedule(worker, read), num_workers)
+        planner = Planner(np.asarray(valid.worker), stack_reads(valid.read), num_workers, width, early)
+        return planner.whole(layout.num_views)
+
+    parts = len(jax.tree.leaves(schedule.read))
+    shapes = Planner.shapes(layout, num_updates, group_size, parts)
+    return layout, jax.pure_callback(on_host, shapes, schedule.worker, schedule.read, vmap_method="sequential")
+
+
+def _unbatch(known: Schedule) -> list[Schedule]:
+    """The schedules in front of whose two axes vmap has put others."""
+    leaves, treedef = jax.tree.flatten((known.worker, known.read))
+    lead = np.broadcast_shapes(*(x.shape[:-2] for x in leaves))
+    flat = [np.broadcast_to(x, (*lead, *x.shape[-2:])).reshape(-1, *x.shape[-2:]) for x in leaves]
+    return [Schedule(*treedef.unflatten(row)) for row in zip(*flat, strict=True)]

@@ -1,0 +1,57 @@
+"""What the engines share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from asyncjax.method import Method, PyTree, State
+
+
+def initial_state(method: Method, key: jax.Array, num_workers: int) -> State:
+    """The state before the first update. All engines begin with this one compiled function, so they begin alike."""
+    return State(0, *compile_init(method, num_workers)(key))
+
+
+@lru_cache(maxsize=128)
+def compile_init(method: Method, num_workers: int) -> Callable[[jax.Array], tuple[PyTree, PyTree]]:
+    """`method.init`, with weak types made strong: they would change after the first update."""
+    return jax.jit(lambda key: jax.tree.map(_strong, method.init(key, num_workers)))
+
+
+def _strong(x: Any) -> jax.Array:
+    return jax.lax.convert_element_type(x, x.dtype) if getattr(x, "weak_type", False) else jnp.asarray(x)
+
+
+def chunks(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
+    """Consecutive (start, stop) of chunks that end at multiples of their size, or at the end."""
+    while start < stop:
+        end = min(stop, (start // size + 1) * size)
+        yield start, end
+        start = end
+
+
+def concatenate_metrics(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
+    """The metrics of consecutive chunks as one."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else ())}
+
+
+def not_finite(update: int, workers: np.ndarray) -> FloatingPointError:
+    """The error for an update that made the view non-finite."""
+    names = ", ".join(str(w) for w in np.ravel(workers))
+    return FloatingPointError(
+        f"Update {update}, from worker {names}, made the view non-finite (NaN or infinity). Try a smaller learning rate,"
+        " clip the gradients, or pass check_finite=False to let the run go on."
+    )
+
+
+def check_positive(**arguments: int | float | None) -> None:
+    """Raises ValueError for an argument that is given and not positive."""
+    for name, value in arguments.items():
+        if value is not None and not value > 0:
+            raise ValueError(f"{name}={value}: give a positive number, or leave it out for the default.")

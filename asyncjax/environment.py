@@ -1,0 +1,144 @@
+"""Environments as pairs of pure functions.
+
+One environment is unbatched: callers `vmap` it. A step resets by itself when the episode ends
+(autoreset), and keeps the true last observation, so that a truncated episode can be bootstrapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+PyTree = Any
+
+
+class Discrete(NamedTuple):
+    """The integers 0 .. num_values - 1, as Int32[]."""
+
+    num_values: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one value."""
+        return ()
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of one value."""
+        return np.dtype(np.int32)
+
+
+class Box(NamedTuple):
+    """Arrays of one shape and dtype with low <= x <= high.
+
+    Attributes:
+      low: the smallest value, of shape `shape`.
+      high: the largest value, of shape `shape`.
+      shape: the shape of one value.
+      dtype: the dtype of one value.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+Space = Any  # Discrete | Box | a dict or list of spaces
+
+
+class Step(NamedTuple):
+    """What one step of an environment tells.
+
+    Attributes:
+      observation: the observation to act on next; after the end of an episode the first one of the new episode.
+      final_observation: the true observation after the action, also where the episode ended.
+      reward: Float32[].
+      terminated: Bool[], the episode ended in a terminal state, whose value is 0.
+      truncated: Bool[], the episode was cut by a time limit: bootstrap from `final_observation`.
+        Never together with `terminated`.
+    """
+
+    observation: PyTree
+    final_observation: PyTree
+    reward: jax.Array
+    terminated: jax.Array
+    truncated: jax.Array
+
+
+class Environment(NamedTuple):
+    """An environment: pure functions of one unbatched state. Anything with these fields is one.
+
+    Attributes:
+      name: what errors and run directories call it.
+      observation_space: Box, Discrete, or a dict of them.
+      action_space: Discrete or Box.
+      reset: key -> (EnvState, observation).
+      step: (key, EnvState, action) -> (EnvState, Step); resets itself when the episode ends. The key is consumed.
+        The state that it returns has the structure, shapes and dtypes of the one from `reset`.
+      max_steps: the time limit: an episode is truncated after this many steps and for no other reason;
+        None where that is not known.
+    """
+
+    name: str
+    observation_space: Space
+    action_space: Space
+    reset: Callable[[jax.Array], tuple[PyTree, PyTree]]
+    step: Callable[[jax.Array, PyTree, PyTree], tuple[PyTree, Step]]
+    max_steps: int | None = None
+
+
+def make_env(env: str | Environment | Any, **params: Any) -> Environment:
+    """An environment from a gymnax id, from a gymnax-style environment object, or unchanged from an Environment.
+
+    Args:
+      env: a gymnax id such as "CartPole-v1", an object with gymnax's `reset`, `step` and `default_params`,
+        or an Environment, which is passed through.
+      **params: values that replace the environment's default parameters or, for an id, its constructor's
+        arguments. Numbers may be traced arrays.
+
+    Returns:
+      An Environment. Its arithmetic is 32 bit whether `jax_enable_x64` is on or off.
+
+    Raises:
+      ValueError: unknown id, or an id whose data would have to be downloaded.
+      TypeError: a parameter that the environment does not have, or an object that is no environment.
+
+    Example:
+      >>> import jax
+      >>> env = make_env("CartPole-v1", max_steps_in_episode=50)
+      >>> state, observation = env.reset(jax.random.key(0))
+      >>> observation.shape, env.action_space.num_values, env.max_steps
+      ((4,), 2, 50)
+    """
+    if isinstance(env, Environment):
+        if params:
+            raise TypeError(
+                f"params={sorted(params)} can not change the ready-made environment {env.name!r}: "
+                "give a gymnax id, or set them where the environment is made."
+            )
+        return env
+    from asyncjax import gymnax_adapter
+
+    if isinstance(env, str):
+        return gymnax_adapter.from_id(env, params)
+    missing = [name for name in ("reset", "step", "default_params") if not hasattr(env, name)]
+    if missing:
+        raise TypeError(
+            f"env={env!r} has no {', '.join(missing)}: "
+            "give a gymnax id, a gymnax environment or an asyncjax Environment."
+        )
+    return gymnax_adapter.from_gymnax(env, str(getattr(env, "name", type(env).__name__)), params)
+
+
+def require_discrete_actions(env: Environment, method: str) -> int:
+    """The number of actions, or a ValueError that names what is needed instead."""
+    if not isinstance(env.action_space, Discrete):
+        raise ValueError(
+            f"env={env.name!r} has the action space {env.action_space}, and {method} acts with discrete "
+            "actions only: choose an environment whose action space is Discrete, such as CartPole-v1."
+        )
+    return env.action_space.num_values

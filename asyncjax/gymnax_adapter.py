@@ -1,0 +1,201 @@
+"""The adapter to gymnax: its environments as `asyncjax.environment.Environment`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import functools
+import importlib
+import inspect
+import sys
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import jaxpr_as_fun
+
+from asyncjax.environment import Box, Discrete, Environment, Space, Step
+from asyncjax.traced import is_traced
+
+PyTree = Any
+NEEDS_DOWNLOAD = "MNISTBandit-bsuite"
+
+
+def from_id(env_id: str, params: dict[str, Any]) -> Environment:
+    """The environment of a gymnax id; without parameters the same object every time."""
+    return from_gymnax(*construct(env_id, params)) if params else default_env(env_id)
+
+
+@functools.lru_cache
+def default_env(env_id: str) -> Environment:
+    """The environment of an id, made once: two that are the same object share their compiled code."""
+    with jax.ensure_compile_time_eval():  # A cached object must not hold what belongs to a caller's trace.
+        return from_gymnax(*construct(env_id, {}))
+
+
+def construct(env_id: str, params: dict[str, Any]) -> tuple[Any, str, dict[str, Any]]:
+    """The gymnax object of an id, built with those of `params` that its constructor takes, its id, the other params."""
+    registration = import_gymnax().registration
+    ids = [name for name in registration.registered_envs if name != NEEDS_DOWNLOAD]
+    if env_id == NEEDS_DOWNLOAD:
+        raise ValueError(
+            f"env={env_id!r} downloads the MNIST data set when it is made, which asyncjax does not do: "
+            f"choose one of {', '.join(ids)}."
+        )
+    if env_id not in ids:
+        lower = {name.lower(): name for name in ids}
+        near = [lower[name] for name in difflib.get_close_matches(env_id.lower(), lower, n=3, cutoff=0.4)]
+        raise ValueError(
+            f"env={env_id!r} is not a gymnax id. "
+            + (f"Did you mean {' or '.join(near)}?" if near else f"Choose one of {', '.join(ids)}.")
+        )
+    accepted = set(inspect.signature(registration._registry[env_id]).parameters)
+    constructor = {name: value for name, value in params.items() if name in accepted}
+    with gymnax_semantics():
+        env, defaults = registration.make(env_id, **constructor)
+    rest = {name: value for name, value in params.items() if name not in accepted}
+    check_params(env_id, rest, [field.name for field in dataclasses.fields(defaults)], sorted(accepted))
+    return env, env_id, rest
+
+
+def check_params(name: str, params: dict[str, Any], fields: list[str], more: list[str]) -> None:
+    """Raises a TypeError for a parameter that is neither among `fields` nor `more`."""
+    for param in params:
+        if param not in fields:
+            raise TypeError(
+                f"{param}={params[param]!r} is not a parameter of {name}: it has {', '.join([*fields, *more])}."
+            )
+
+
+def from_gymnax(env: Any, name: str, params: dict[str, Any]) -> Environment:
+    """The Environment of a gymnax-style object, with `params` replacing its default parameters."""
+    with gymnax_semantics():
+        defaults = env.default_params
+        check_params(name, params, [field.name for field in dataclasses.fields(defaults)], [])
+        env_params = dataclasses.replace(defaults, **params)
+        state_like, observation_like = steady_types(env, env_params)
+        observation_space = to_space(env.observation_space(env_params), observation_like)
+        action_space = to_space(env.action_space(env_params), None)
+
+    def reset(key: jax.Array) -> tuple[PyTree, PyTree]:
+        observation, state = env.reset(key, env_params)
+        return cast_like(state, state_like), cast_like(observation, observation_like)
+
+    def step(key: jax.Array, state: PyTree, action: PyTree) -> tuple[PyTree, Step]:
+        observation, state, reward, terminated, truncated, info = env.step(key, state, action, env_params)
+        observation, final = cast_like((observation, info["final_observation"]), (observation_like,) * 2)
+        terminated, truncated = jnp.asarray(terminated, bool), jnp.asarray(truncated, bool)
+        # A state that is terminal and past the time limit is terminal: its value is 0.
+        outcome = Step(observation, final, jnp.asarray(reward, jnp.float32), terminated, truncated & ~terminated)
+        return cast_like(state, state_like), outcome
+
+    compiled = jax.jit(traced(reset)), jax.jit(traced(step))
+    return Environment(name, observation_space, action_space, *compiled, time_limit(env, env_params))
+
+
+def time_limit(env: Any, params: Any) -> int | None:
+    """The limit of gymnax's own truncation rule; an environment may have another rule."""
+    rule = getattr(type(env), "is_truncated", None)
+    limit = getattr(params, "max_steps_in_episode", None)
+    if rule is not import_gymnax().environments.environment.Environment.is_truncated:
+        return None
+    return None if limit is None or is_traced(limit) else int(limit)
+
+
+@contextlib.contextmanager
+def gymnax_semantics() -> Iterator[None]:
+    """The code of gymnax mixes dtypes and ranks, and parts of it fail under x64: trace it as it was written."""
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def traced(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, traced under gymnax's semantics whatever the caller's settings are.
+
+    Evaluating a jaxpr is free of promotion rules and of the default dtype, so the caller's settings
+    can neither break the function nor change its numbers.
+    """
+
+    def call(*args: Any) -> Any:
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), args)
+        with gymnax_semantics():
+            jaxpr, shape = jax.make_jaxpr(function, return_shape=True)(*like)
+        flat = jaxpr_as_fun(jaxpr)(*jax.tree.leaves(args))
+        return jax.tree.unflatten(jax.tree.structure(shape), flat)
+
+    return call
+
+
+def steady_types(env: Any, params: Any) -> tuple[PyTree, PyTree]:
+    """The types of state and observation that a loop can carry: those that `reset` and `step` agree on."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    action = jax.eval_shape(lambda k: env.action_space(params).sample(k), key)
+    observation, state = jax.eval_shape(env.reset, key, params)
+    for _ in range(3):  # A leaf that `step` promotes may promote others in turn.
+        outcome = jax.eval_shape(env.step, key, state, action, params)
+        if len(outcome) != 6:
+            raise TypeError(
+                f"step of {env!r} returns {len(outcome)} values: gymnax 1.0 environments return "
+                "observation, state, reward, terminated, truncated, info."
+            )
+        try:
+            state, observation = jax.tree.map(join_types, (state, observation), (outcome[1], outcome[0]))
+        except ValueError as error:
+            raise TypeError(f"reset and step of {env!r} return different structures or shapes: {error}") from error
+    return state, observation
+
+
+def join_types(x: jax.ShapeDtypeStruct, y: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """The type that holds both, without weak types."""
+    if x.shape != y.shape:
+        raise ValueError(f"{x.shape} and {y.shape}")
+    return jax.ShapeDtypeStruct(x.shape, x.dtype if x.dtype == y.dtype else jnp.promote_types(x.dtype, y.dtype))
+
+
+def cast_like(tree: PyTree, like: PyTree) -> PyTree:
+    """`tree` with the dtypes of `like`, none of them weak."""
+    return jax.tree.map(lambda x, t: jnp.asarray(x, t.dtype), tree, like)
+
+
+def to_space(space: Any, like: PyTree) -> Space:
+    """A gymnax space as one of ours; the shape and dtype are those that really occur, where `like` tells them."""
+    if hasattr(space, "n"):
+        return Discrete(int(space.n))
+    if hasattr(space, "low"):
+        shape = tuple(space.shape if like is None else like.shape)
+        dtype = np.dtype(space.dtype if like is None else like.dtype)
+        low, high = (np.broadcast_to(np.asarray(bound), shape) for bound in (space.low, space.high))
+        return Box(low, high, shape, dtype)
+    if isinstance(space.spaces, dict):
+        return {name: to_space(s, None if like is None else like[name]) for name, s in space.spaces.items()}
+    return [to_space(s, None if like is None else like[i]) for i, s in enumerate(space.spaces)]
+
+
+def import_gymnax() -> Any:
+    """gymnax, without the second and more that the plotting libraries take which it imports at its top."""
+    if "gymnax" not in sys.modules:
+        stand_ins = {name: Later(name) for name in ("seaborn", "matplotlib.pyplot") if name not in sys.modules}
+        sys.modules.update(stand_ins)
+        try:
+            return importlib.import_module("gymnax")
+        except (ImportError, AttributeError):
+            pass  # A gymnax that needs the real libraries at import gets them below.
+        finally:
+            for name, module in stand_ins.items():
+                if sys.modules.get(name) is module:
+                    del sys.modules[name]
+    return importlib.import_module("gymnax")
+
+
+class Later(types.ModuleType):
+    """Stands in for a module until somebody uses it."""
+
+    def __getattr__(self, name: str) -> Any:
+        """The real module's attribute."""
+        if sys.modules.get(self.__name__) is self:
+            raise AttributeError(name)  # gymnax is still being imported: nobody plots now.
+        return getattr(importlib.import_module(self.__name__), name)

@@ -1,0 +1,120 @@
+"""Methods whose message is a gradient: where the pipeline sample -> gradient -> optimizer is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from asyncjax.method import Method, Metrics, Policy, PyTree, Stale
+
+
+class Learner(NamedTuple):
+    """Shared state of a gradient method: parameters and the optimizer's state."""
+
+    params: PyTree
+    opt_state: PyTree
+
+
+class Private(NamedTuple):
+    """A worker's state when it keeps an optimizer of its own."""
+
+    worker: PyTree
+    opt_state: PyTree
+
+
+def gradient_method(
+    init_params: Callable[[jax.Array], PyTree],
+    init_worker: Callable[[jax.Array], PyTree],
+    loss: Callable[[PyTree, PyTree], tuple[jax.Array, tuple[PyTree, Metrics]]],
+    optimizer: optax.GradientTransformation,
+    *,
+    private_optimizer: bool = False,
+    max_grad_norm: float | jax.Array | None = None,
+    policy: Policy | None = None,
+) -> Method:
+    """A method from a loss: workers send grad loss(stale params), the optimizer applies them.
+
+    With a shared optimizer the message is the gradient and `apply` runs the optimizer; with a
+    private one the worker runs its own optimizer and the message is the parameter update, which
+    `apply` adds. A group's messages are averaged. The optimizer gets `staleness` and
+    `stale_params` as extra arguments: Int[] and the stale parameters for groups of one,
+    with a leading axis G otherwise.
+
+    Args:
+      init_params: key -> params.
+      init_worker: key -> one worker's state; it must hold the worker's random keys.
+      loss: (params, worker) -> (loss, (worker, metrics)).
+      optimizer: any optax transformation.
+      private_optimizer: cut the pipeline behind the optimizer instead of before it.
+      max_grad_norm: a worker's gradient is scaled down to this global norm before it goes further.
+      policy: how the method acts, for evaluation.
+
+    Returns:
+      A Method with metrics `loss` and `grad_norm` (before clipping), Float[T, G], and those of the loss.
+    """
+    tx = _promoting(optax.with_extra_args_support(optimizer))
+
+    def init(key: jax.Array, num_workers: int) -> tuple[Learner, Any]:
+        params_key, workers_key = jax.random.split(key)
+        params = init_params(params_key)
+        workers = jax.vmap(lambda w: init_worker(jax.random.fold_in(workers_key, w)))(jnp.arange(num_workers))
+        if not private_optimizer:
+            return Learner(params, tx.init(params)), workers
+        opt_states = jax.vmap(lambda _: tx.init(params))(jnp.arange(num_workers))
+        return Learner(params, ()), Private(workers, opt_states)
+
+    def gradient(params: PyTree, worker: PyTree) -> tuple[PyTree, PyTree, Metrics]:
+        (value, (worker, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(params, worker)
+        norm = optax.tree.norm(grads)
+        if max_grad_norm is not None:
+            grads, _ = optax.clip_by_global_norm(max_grad_norm).update(grads, optax.EmptyState())  # type: ignore[arg-type]
+        return grads, worker, {"loss": value, "grad_norm": norm, **metrics}
+
+    def private_update(params: PyTree, local: Private) -> tuple[PyTree, Private, Metrics]:
+        grads, worker, metrics = gradient(params, local.worker)
+        # The worker's own view is all it knows: to itself it is never stale.
+        updates, opt_state = tx.update(grads, local.opt_state, params, staleness=jnp.int32(0), stale_params=params)
+        return updates, Private(worker, opt_state), metrics
+
+    def apply_gradients(shared: Learner, messages: PyTree, stale: Stale) -> tuple[Learner, Metrics]:
+        alone = stale.staleness.shape[0] == 1
+        squeeze = (lambda x: x[0]) if alone else (lambda x: x)
+        staleness, stale_params = jax.tree.map(squeeze, (stale.staleness, stale.view))
+        updates, opt_state = tx.update(
+            group_mean(messages), shared.opt_state, shared.params, staleness=staleness, stale_params=stale_params
+        )
+        return Learner(optax.apply_updates(shared.params, updates), opt_state), {}
+
+    def add_updates(shared: Learner, messages: PyTree, stale: Stale) -> tuple[Learner, Metrics]:
+        del stale
+        return Learner(optax.apply_updates(shared.params, group_mean(messages)), ()), {}
+
+    return Method(
+        init=init,
+        view=lambda shared: shared.params,
+        work=private_update if private_optimizer else gradient,
+        apply=add_updates if private_optimizer else apply_gradients,
+        policy=policy,
+    )
+
+
+def _promoting(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+    """Lets optax mix integers and floats, as Adam's step count does, where a user forbids implicit promotion."""
+
+    def standard(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with jax.numpy_dtype_promotion("standard"):
+                return function(*args, **kwargs)
+
+        return call
+
+    return optax.GradientTransformationExtraArgs(standard(tx.init), standard(tx.update))
+
+
+def group_mean(messages: PyTree) -> PyTree:
+    """The mean over the leading axis G; a group of one is passed through bit for bit."""
+    return jax.tree.map(lambda x: x[0] if x.shape[0] == 1 else x.mean(0), messages)

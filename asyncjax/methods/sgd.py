@@ -1,0 +1,55 @@
+"""SGD on any loss: the simplest method, for theory and supervised work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import optax
+
+from asyncjax.method import Method, Metrics, PyTree
+from asyncjax.methods.gradient import gradient_method
+
+
+def sgd(
+    loss: Callable[..., jax.Array],
+    params: PyTree | Callable[[jax.Array], PyTree],
+    *,
+    optimizer: optax.GradientTransformation,
+    sample: Callable[[jax.Array], PyTree] | None = None,
+    private_optimizer: bool = False,
+) -> Method:
+    """Asynchronous stochastic gradient descent: w <- w - eta grad f(w_stale; batch).
+
+    Args:
+      loss: (params, batch) -> Float[], or params -> Float[] without `sample`.
+      params: the initial parameters, or a function key -> params.
+      optimizer: any optax transformation.
+      sample: key -> batch; every worker draws from a stream of its own.
+      private_optimizer: each worker keeps its own optimizer and sends updates.
+
+    Returns:
+      A Method with metrics `loss`, Float[T, G].
+
+    Example:
+      >>> import jax, optax, asyncjax as aj
+      >>> method = aj.sgd(lambda w: 0.5 * w**2, 1.0, optimizer=optax.sgd(0.1))
+      >>> result = aj.emulate(method, aj.schedules.fixed_delay(50, delay=2), jax.random.key(0))
+      >>> bool(abs(result.shared.params) < 0.01)
+      True
+    """
+
+    def init_params(key: jax.Array) -> PyTree:
+        value = params(key) if callable(params) else params
+        # A weakly typed scalar would change its type after the first update.
+        return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jax.numpy.result_type(x)), value)
+
+    def worker_loss(params: PyTree, key: jax.Array) -> tuple[jax.Array, tuple[jax.Array, Metrics]]:
+        if sample is None:
+            return loss(params), (key, {})
+        key, batch_key = jax.random.split(key)
+        return loss(params, sample(batch_key)), (key, {})
+
+    return gradient_method(
+        init_params, lambda key: key, worker_loss, optimizer, private_optimizer=private_optimizer
+    )

@@ -1,0 +1,126 @@
+"""The panels that pictures are made of: each draws into the axes it is given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from asyncjax.schedules import Schedule
+from asyncjax.timeline import times
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+# Okabe and Ito (2008): distinguishable with every common colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+COLUMN = (3.4, 2.3)  # inches
+
+
+def new_figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = COLUMN) -> tuple[Figure, Any]:
+    """A figure without pyplot, and its axes: one, or an array of rows and columns."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, dpi=200, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, columns)
+    for axes in np.ravel(grid):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=7)
+        axes.xaxis.label.set_fontsize(8)
+        axes.yaxis.label.set_fontsize(8)
+    return figure, grid
+
+
+def draw_staleness(axes: Axes, schedule: Schedule) -> None:
+    """The share of messages per staleness."""
+    staleness = np.asarray(schedule.staleness()).ravel()
+    width = max(1, -(-(int(staleness.max(initial=0)) + 1) // 60))  # at most 60 bars
+    count = np.bincount(staleness // width)
+    axes.bar(
+        np.arange(len(count)) * width + (width - 1) / 2, count / max(count.sum(), 1), 0.9 * width, color=COLOURS[0]
+    )
+    mean = staleness.mean() if staleness.size else 0.0
+    axes.axvline(mean, color=COLOURS[1], linestyle="--", label=f"mean {mean:.2f}, max {staleness.max(initial=0)}")
+    axes.set_xlabel("staleness (updates)")
+    axes.set_ylabel("share of messages")
+    _whole_numbers(axes.xaxis)
+    axes.set_ylim(0, 1.25 * max(count / max(count.sum(), 1)))  # room for the legend
+    axes.legend(frameon=False, fontsize=7, loc="upper right")
+
+
+def draw_staleness_per_worker(axes: Axes, schedule: Schedule) -> None:
+    """Each worker's median and 5 % to 95 % range."""
+    staleness, worker = np.asarray(schedule.staleness()).ravel(), np.asarray(schedule.worker).ravel()
+    present = np.unique(worker)
+    low, middle, high = np.array([np.percentile(staleness[worker == w], (5, 50, 95)) for w in present]).T
+    axes.vlines(present, low, high, color=COLOURS[0], linewidth=max(1.0, 40 / len(present)), alpha=0.35)
+    axes.plot(present, middle, "o", color=COLOURS[0], markersize=3, label="median, 5 % to 95 %")
+    axes.set_xlabel("worker")
+    axes.set_ylabel("staleness (updates)")
+    _whole_numbers(axes.xaxis)
+    axes.set_ylim(0, 1.25 * max(float(high.max()), 1.0))
+    axes.legend(frameon=False, fontsize=7, loc="upper right")
+
+
+def draw_timeline(axes: Axes, schedule: Schedule, start: float | None = None, stop: float | None = None) -> None:
+    """The jobs of the workers between start and stop, and the commits as ticks above them."""
+    begin, end, commit = times(schedule)
+    start, stop = _window(commit, schedule, start, stop)
+    scale, unit = (1e3, "ms") if stop - start < 1 else (1.0, "s")
+    worker, staleness = np.asarray(schedule.worker), np.asarray(schedule.staleness())
+    seen = (end >= start) & (begin <= stop)
+    colours = _staleness_colours(staleness[seen])
+    for w, b, e, colour in zip(worker[seen], begin[seen], end[seen], colours, strict=True):
+        left, right = max(float(b), start), min(float(e), stop)
+        bar = [((left - start) * scale, (right - left) * scale)]
+        axes.broken_barh(bar, (w - 0.4, 0.8), facecolors=[colour], edgecolor="white", linewidth=0.4)
+    inside = commit[(commit >= start) & (commit <= stop)]
+    axes.plot((inside - start) * scale, np.full(len(inside), -0.9), "|", color=COLOURS[6], markersize=4)
+    axes.set_xlim(0, (stop - start) * scale)
+    axes.set_ylim(schedule.num_workers - 0.4, -1.5)
+    _whole_numbers(axes.yaxis)
+    clock = "time" if schedule.time is not None else "virtual time"
+    axes.set_xlabel(f"{clock} since {start:.3g} s ({unit}); ticks: commits")
+    axes.set_ylabel("worker")
+    low, high = staleness[seen].min(initial=0), staleness[seen].max(initial=0)
+    axes.set_title(f"colour: staleness {low} (light) to {high} (dark)", fontsize=7, loc="left")
+
+
+def _window(commit: np.ndarray, schedule: Schedule, start: float | None, stop: float | None) -> tuple[float, float]:
+    """By default about eight jobs per worker, in the middle of the run."""
+    half = max(1, 4 * schedule.num_workers // schedule.group_size)
+    middle = len(commit) // 2
+    start = float(commit[max(0, middle - half)]) if start is None else start
+    stop = float(commit[min(len(commit) - 1, middle + half)]) if stop is None else stop
+    return start, max(stop, start + 1e-9)
+
+
+def _staleness_colours(staleness: np.ndarray) -> Any:
+    from matplotlib import colormaps
+
+    span = max(float(np.ptp(staleness)), 1.0) if staleness.size else 1.0
+    return colormaps["cividis_r"](0.1 + 0.8 * (staleness - staleness.min(initial=0)) / span)
+
+
+def _whole_numbers(axis: Axis) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+
+
+def thousands(axes: Axes) -> None:
+    """Ticks such as 250k where the numbers are large."""
+    from matplotlib.ticker import EngFormatter
+
+    for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+        if max(abs(low), abs(high)) >= 5000:
+            axis.set_major_formatter(EngFormatter(sep=""))
+
+
+def cycle(n: int) -> list[str]:
+    """The first n colours, over again where there are not enough."""
+    return [COLOURS[i % len(COLOURS)] for i in range(n)]

@@ -1,0 +1,169 @@
+"""The compiled loop behind `emulate`: a chunk of a schedule as one function of packed arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from asyncjax.engine import compile_init
+from asyncjax.method import Method, Metrics, PyTree, Stale, State
+from asyncjax.packing import Packer, all_finite, merge_metrics
+from asyncjax.waves import Layout, Plan
+
+Packed = dict[str, jax.Array]
+
+
+class Carry(NamedTuple):
+    """What the loop carries. Private states, views and messages are packed (see `asyncjax.packing`)."""
+
+    shared: PyTree
+    local: Packed  # [W, ...]
+    views: list[Packed]  # for each separately read part: [S, ...]
+    messages: Packed  # [M, ...]
+    first_bad: jax.Array  # the first update of the chunk that made the view non-finite, or -1
+
+
+class Program:
+    """A method compiled for W workers and a view that is read in parts (one, unless reads are torn).
+
+    Args:
+      method: the method.
+      num_workers: W.
+      parts: for every leaf of the view, the part that it belongs to.
+    """
+
+    def __init__(self, method: Method, num_workers: int, parts: tuple[int, ...]) -> None:
+        # Jitted, the functions are traced once and every use below takes the same jaxpr.
+        self.work, self.apply, self.view = jax.jit(method.work), jax.jit(method.apply), jax.jit(method.view)
+        self.num_workers, self.parts = num_workers, parts
+        shared, local = jax.eval_shape(compile_init.__wrapped__(method, num_workers), jax.random.key(0))
+        one_worker = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), local)
+        self.view_like = jax.eval_shape(self.view, shared)
+        message, _, self.work_metrics = jax.eval_shape(self.work, self.view_like, one_worker)
+        self.local, self.message = Packer.of(one_worker), Packer.of(message)
+        self.view_parts = [Packer.of(leaves) for leaves in self._split(self.view_like)]
+        self._compiled: dict[Layout, Any] = {}
+
+    def compiled(self, layout: Layout) -> Callable[[Carry, Plan], tuple[Carry, Metrics]]:
+        """The jitted chunk for a layout; the carry is donated."""
+        if layout not in self._compiled:
+            self._compiled[layout] = jax.jit(partial(self.run, layout), donate_argnums=0)
+        return self._compiled[layout]
+
+    # -- into and out of the packed state ------------------------------------------------------------------------------
+
+    def load(self, layout: Layout, state: State, slot_of: dict[int, int]) -> Carry:
+        """The packed state at the start of an update, in arrays of its own, since the loop donates them."""
+        known = {**state.views, state.update: self.view(state.shared)}
+        views = self._zeros(layout.num_views, jax.eval_shape(self.pack_view, self.view_like))
+        for version, slot in slot_of.items():
+            if version not in known:
+                raise ValueError(
+                    f"state.views holds the versions {sorted(state.views)}, but the schedule still reads version"
+                    f" {version} after update {state.update}: continue with the schedule that the state comes from."
+                )
+            views = jax.tree.map(lambda x, v, slot=slot: x.at[slot].set(v), views, self.pack_view(known[version]))
+        messages = self._zeros(layout.num_messages, jax.eval_shape(self.message.pack, self.message.like()))
+        shared, local = jax.tree.map(jnp.copy, (state.shared, self.local.pack(state.local, 1)))
+        return Carry(shared, local, views, messages, jnp.int32(-1))
+
+    def unload(self, carry: Carry, update: int, slot_of: dict[int, int]) -> State:
+        """The state after an update, in arrays of its own."""
+        rows = {version: jnp.full(1, slot) for version, slot in slot_of.items() if version != update}
+        views = {
+            version: jax.tree.map(lambda x: x[0], self.gather(carry.views, jnp.stack([row] * len(carry.views), -1)))
+            for version, row in rows.items()
+        }
+        shared, local = jax.tree.map(jnp.copy, (carry.shared, self.local.unpack(carry.local)))
+        return State(update, shared, local, views)
+
+    def _zeros(self, rows: int, like: PyTree) -> PyTree:
+        return jax.tree.map(lambda x: jnp.zeros((rows, *x.shape), x.dtype), like)
+
+    def _split(self, view: PyTree) -> list[list[Any]]:
+        leaves = list(zip(jax.tree.leaves(view), self.parts, strict=True))
+        return [[leaf for leaf, p in leaves if p == part] for part in range(max(self.parts) + 1)]
+
+    def pack_view(self, view: PyTree) -> list[Packed]:
+        """A view as one packed tree for each part."""
+        return [packer.pack(leaves) for packer, leaves in zip(self.view_parts, self._split(view), strict=True)]
+
+    def gather(self, views: list[Packed], slots: jax.Array) -> PyTree:
+        """The views in these slots, Int[N, L], stacked on axis 0."""
+        rows = [jax.tree.map(lambda x, p=p: x[slots[:, p]], packed) for p, packed in enumerate(views)]
+        streams = [iter(packer.unpack(row)) for packer, row in zip(self.view_parts, rows, strict=True)]
+        return jax.tree.unflatten(jax.tree.structure(self.view_like), [next(streams[p]) for p in self.parts])
+
+    # -- the loop ------------------------------------------------------------------------------------------------------
+
+    def run(self, layout: Layout, carry: Carry, plan: Plan, checked: bool = True) -> tuple[Carry, Metrics]:
+        """A chunk: batches of messages, each followed by the updates that have all they need."""
+        num_updates, group_size = plan.message_of.shape
+        of_work, of_apply = self._empty_metrics(carry.shared, num_updates, group_size)
+        merge_metrics(of_work, of_apply)  # raises where the two share a name
+
+        def batch(k: Any, loop: tuple[Carry, Metrics, Metrics]) -> tuple[Carry, Metrics, Metrics]:
+            carry, of_work, of_apply = loop
+            carry, messages, reported = self._work(layout, carry, plan, k)
+            of_work = _write(of_work, plan.job[k], reported)
+            body = partial(self._update, plan, messages, checked)
+            if layout.lockstep:
+                carry, of_apply = body(k, (carry, of_apply))
+            else:
+                first, last = plan.first_update[k], plan.first_update[k + 1]
+                carry, of_apply = jax.lax.fori_loop(first, last, body, (carry, of_apply))
+            return carry, of_work, of_apply
+
+        carry, of_work, of_apply = jax.lax.fori_loop(0, plan.num_batches, batch, (carry, of_work, of_apply))
+        of_work = {name: x.reshape(num_updates, group_size, *x.shape[1:]) for name, x in of_work.items()}
+        return carry, merge_metrics(of_work, of_apply)
+
+    def _work(self, layout: Layout, carry: Carry, plan: Plan, k: Any) -> tuple[Carry, Packed, Metrics]:
+        """Computes batch k; returns also where all messages lie, and what the work reported."""
+        lanes = jnp.minimum(plan.worker[k], layout.num_workers - 1)
+        local = self.local.unpack(jax.tree.map(lambda x: x[lanes], carry.local))
+        view = self.gather(carry.views, plan.view_slot[k])
+        message, local, reported = jax.vmap(self.work)(view, local)
+        carry = carry._replace(local=_write(carry.local, plan.worker[k], self.local.pack(local, 1)))
+        messages = self.message.pack(message, 1)
+        if layout.num_messages:
+            messages = _write(carry.messages, plan.message_slot[k], messages)
+            carry = carry._replace(messages=messages)
+        return carry, messages, reported
+
+    def _update(
+        self, plan: Plan, messages: Packed, checked: bool, u: Any, loop: tuple[Carry, Metrics]
+    ) -> tuple[Carry, Metrics]:
+        """Applies update u of the chunk."""
+        carry, of_apply = loop
+        group = self.message.unpack(jax.tree.map(lambda x: x[plan.message_of[u]], messages))
+        stale = Stale(self.gather(carry.views, plan.stale_slot[u]), plan.staleness[u])
+        shared, reported = self.apply(carry.shared, group, stale)
+        view = self.view(shared)
+        views = _write(carry.views, plan.write_slot[u], self.pack_view(view))
+        first_bad = carry.first_bad
+        if checked:
+            first_bad = jnp.where((first_bad < 0) & ~all_finite(view), u, first_bad)
+        return carry._replace(shared=shared, views=views, first_bad=first_bad), _write(of_apply, u, reported)
+
+    def _empty_metrics(self, shared: PyTree, num_updates: int, group_size: int) -> tuple[Metrics, Metrics]:
+        """Zeros for what `work` reports over U G messages, and for what `apply` reports over U updates."""
+        view = jax.tree.map(lambda x: jax.ShapeDtypeStruct((group_size, *x.shape), x.dtype), self.view_like)
+        stale = Stale(view, jax.ShapeDtypeStruct((group_size,), jnp.int32))
+        _, of_apply = jax.eval_shape(self.apply, shared, self.message.like(group_size), stale)
+        return self._zeros(num_updates * group_size, self.work_metrics), self._zeros(num_updates, of_apply)
+
+
+@lru_cache(maxsize=128)
+def cached_program(method: Method, num_workers: int, parts: tuple[int, ...]) -> Program:
+    """One program per method, so that a second run compiles nothing."""
+    return Program(method, num_workers, parts)
+
+
+def _write(rows: Any, index: Any, values: Any) -> Any:
+    """Sets rows; indices that are out of range mark padding and are dropped."""
+    return jax.tree.map(lambda x, v: x.at[index].set(v, mode="drop"), rows, values)

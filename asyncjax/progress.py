@@ -1,0 +1,66 @@
+"""Live progress of a run: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from asyncjax.recorder import Row
+
+
+class Progress:
+    """Shows the rows that a `Recorder` writes. A context manager.
+
+    Args:
+      total: env steps (or updates) at the end.
+      done: those done already.
+      seconds_between_lines: where there is no terminal, a line at most so often.
+    """
+
+    def __init__(self, total: int, done: int = 0, seconds_between_lines: float = 5.0) -> None:
+        from rich import progress
+        from rich.console import Console
+
+        self.console = Console()
+        self.total, self.first, self.between = total, done, seconds_between_lines
+        self.started = self.printed = time.perf_counter()
+        self.bar = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(bar_width=None),
+            progress.TaskProgressColumn(),
+            progress.TextColumn("{task.fields[text]}"),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("eta"),
+            progress.TimeRemainingColumn(compact=True),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.bar.add_task("compiling", total=total, completed=done, text="")
+
+    def __enter__(self) -> Progress:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.bar.stop()
+
+    def __call__(self, row: Row) -> None:
+        """Shows one row."""
+        done = row.get("env_steps", row["update"])
+        self.bar.update(self.task, completed=done, description="training", text=describe(row))
+        now = time.perf_counter()
+        last = done >= self.total
+        if not self.console.is_terminal and (last or now - self.printed >= self.between):
+            self.printed = now
+            left = (self.total - done) * (now - self.started) / max(done - self.first, 1)
+            print(f"{100 * done / self.total:3.0f} %  {done:>10,} steps  {describe(row)}  eta {left:.0f} s", flush=True)
+
+
+def describe(row: Row) -> str:
+    """A row in a few words."""
+    speed = row.get("steps_per_second", row["updates_per_second"])
+    value = row.get("return")
+    parts = [] if "return" not in row else [f"return {'-' if value is None else format(value, '.1f')}"]
+    parts.append(f"{speed:,.0f} steps/s")
+    parts.append(f"staleness {row['staleness']:.1f} (max {row['staleness_max']:.0f})")
+    return "  ".join(parts)

@@ -1,0 +1,198 @@
+"""Returns and advantages of one trajectory, unbatched: `jax.vmap` gives the batch.
+
+A transition goes from time t-1 to t. For a segment of T transitions the suffix `_tm1` marks what
+belongs to its start (the value of the state acted in) and `_t` what belongs to its end: the reward, the value
+of the true next state, and `discount_t`, which is 0 where the episode terminated. `truncated_t` marks
+a cut by a time limit: the next state's value still counts, but what comes after it is another episode.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Scalar = float | jax.Array
+
+
+def discounts(terminated_t: jax.Array, discount: Scalar) -> jax.Array:
+    """discount_t: 0 where the episode terminated, `discount` elsewhere, also where it was truncated."""
+    return jnp.where(terminated_t, 0.0, jnp.asarray(discount, jnp.float32))
+
+
+def lambda_returns(
+    r_t: jax.Array,
+    discount_t: jax.Array,
+    v_t: jax.Array,
+    lambda_: Scalar = 1.0,
+    truncated_t: jax.Array | None = None,
+) -> jax.Array:
+    """G_t = r_t + discount_t [(1 - lambda) v_t + lambda G_{t+1}], started from the last v_t.
+
+    lambda = 1 is the return of Mnih et al. (2016): as many rewards as the segment still holds, then the value.
+
+    Args:
+      r_t: Float[T], rewards.
+      discount_t: Float[T], 0 where the episode terminated.
+      v_t: Float[T], value of the true next state.
+      lambda_: in [0, 1], a number or Float[T].
+      truncated_t: Bool[T]; where it holds, the return is r_t + discount_t v_t.
+
+    Returns:
+      Float[T].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> lambda_returns(jnp.array([1.0, 2.0]), jnp.array([0.5, 0.5]), jnp.array([7.0, 4.0])).tolist()
+      [3.0, 4.0]
+
+    Source: Sutton and Barto, Reinforcement Learning (2018), section 12.1.
+    """
+    lambda_t = trace(lambda_, truncated_t, r_t)
+
+    def backward(g: jax.Array, x: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        r, discount, v, lambda_ = x
+        g = r + discount * ((1.0 - lambda_) * v + lambda_ * g)
+        return g, g
+
+    return jax.lax.scan(backward, v_t[-1], (r_t, discount_t, v_t, lambda_t), reverse=True)[1]
+
+
+def n_step_returns(
+    r_t: jax.Array,
+    discount_t: jax.Array,
+    v_t: jax.Array,
+    n: int,
+    truncated_t: jax.Array | None = None,
+) -> jax.Array:
+    """The next n rewards, discounted, then the value; fewer where the segment or the episode ends before.
+
+    G^1_t = r_t + discount_t v_t;  G^n_t = r_t + discount_t G^{n-1}_{t+1}.
+
+    Args:
+      r_t: Float[T], rewards.
+      discount_t: Float[T], 0 where the episode terminated.
+      v_t: Float[T], value of the true next state.
+      n: at least 1; T or more is `lambda_returns` with lambda = 1.
+      truncated_t: Bool[T]; where it holds, the return is r_t + discount_t v_t.
+
+    Returns:
+      Float[T].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> n_step_returns(jnp.array([1.0, 2.0, 4.0]), jnp.ones(3), jnp.array([0.0, 0.5, 8.0]), 2).tolist()
+      [3.5, 14.0, 12.0]
+
+    Source: Sutton and Barto, Reinforcement Learning (2018), section 7.1.
+    """
+    last = jnp.zeros(r_t.shape, bool).at[-1].set(True)
+    stop = last if truncated_t is None else last | truncated_t
+    g = r_t + discount_t * v_t
+    for _ in range(min(n, len(r_t)) - 1):
+        g = r_t + discount_t * jnp.where(stop, v_t, jnp.roll(g, -1))
+    return g
+
+
+def gae(
+    r_t: jax.Array,
+    discount_t: jax.Array,
+    v_tm1: jax.Array,
+    v_t: jax.Array,
+    lambda_: Scalar = 1.0,
+    truncated_t: jax.Array | None = None,
+) -> jax.Array:
+    """Generalized advantages: A_t = delta_t + discount_t lambda A_{t+1}, delta_t = r_t + discount_t v_t - v_tm1.
+
+    Equal to `lambda_returns(...) - v_tm1` where v_t continues v_tm1.
+
+    Args:
+      r_t: Float[T], rewards.
+      discount_t: Float[T], 0 where the episode terminated.
+      v_tm1: Float[T], value of the state acted in.
+      v_t: Float[T], value of the true next state.
+      lambda_: in [0, 1], a number or Float[T].
+      truncated_t: Bool[T]; where it holds, the advantage is delta_t.
+
+    Returns:
+      Float[T].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> r, discount = jnp.array([1.0, 2.0]), jnp.array([0.5, 0.5])
+      >>> gae(r, discount, jnp.array([1.0, 7.0]), jnp.array([7.0, 4.0]), 1.0).tolist()
+      [2.0, -3.0]
+
+    Source: Schulman et al., High-dimensional continuous control using generalized advantage estimation (2016).
+    """
+    delta_t = r_t + discount_t * v_t - v_tm1
+    return decayed_sums(delta_t, discount_t * trace(lambda_, truncated_t, r_t))
+
+
+class VTrace(NamedTuple):
+    """Targets of the values and advantages of the policy gradient, both Float[T]."""
+
+    targets: jax.Array
+    advantages: jax.Array
+
+
+def vtrace(
+    r_t: jax.Array,
+    discount_t: jax.Array,
+    v_tm1: jax.Array,
+    v_t: jax.Array,
+    rho_tm1: jax.Array,
+    *,
+    lambda_: Scalar = 1.0,
+    truncated_t: jax.Array | None = None,
+    clip_rho: Scalar = 1.0,
+    clip_c: Scalar = 1.0,
+    clip_pg_rho: Scalar = 1.0,
+) -> VTrace:
+    """V-trace: off-policy corrected returns from the ratios rho = pi(a|s) / mu(a|s).
+
+    vs_{t-1} = v_tm1 + delta_t + discount_t c_tm1 (vs_t - v_t), where delta_t = min(clip_rho, rho_tm1)
+    (r_t + discount_t v_t - v_tm1) and c_tm1 = lambda min(clip_c, rho_tm1). The advantage is
+    min(clip_pg_rho, rho_tm1) (r_t + discount_t [lambda vs_t + (1 - lambda) v_t] - v_tm1).
+
+    Args:
+      r_t: Float[T], rewards.
+      discount_t: Float[T], 0 where the episode terminated.
+      v_tm1: Float[T], value of the state acted in.
+      v_t: Float[T], value of the true next state.
+      rho_tm1: Float[T], probability of the action under the learner's policy over that under the actor's.
+      lambda_: in [0, 1], a number or Float[T].
+      truncated_t: Bool[T]; where it holds, the correction of later steps is cut.
+      clip_rho: cap in delta; it sets the fixed point.
+      clip_c: cap of the traces; it sets the speed only.
+      clip_pg_rho: cap in the advantage.
+
+    Returns:
+      VTrace. On-policy, with lambda = 1, the targets are the n-step returns.
+
+    Source: Espeholt et al., IMPALA (2018), section 4.1; the mixing by lambda in the advantage is rlax's.
+    """
+    lambda_t = trace(lambda_, truncated_t, r_t)
+    delta_t = jnp.minimum(rho_tm1, clip_rho) * (r_t + discount_t * v_t - v_tm1)
+    errors = decayed_sums(delta_t, discount_t * lambda_t * jnp.minimum(rho_tm1, clip_c))
+    # After the last step and after a truncation nothing is known of vs - v.
+    next_error = lambda_t * jnp.append(errors[1:], 0.0)
+    advantages = jnp.minimum(rho_tm1, clip_pg_rho) * (r_t + discount_t * (v_t + next_error) - v_tm1)
+    return VTrace(v_tm1 + errors, advantages)
+
+
+def trace(lambda_: Scalar, truncated_t: jax.Array | None, like: jax.Array) -> jax.Array:
+    """lambda_t, Float[T]: `lambda_`, and 0 where the episode was truncated."""
+    lambda_t = jnp.broadcast_to(jnp.asarray(lambda_, like.dtype), like.shape)
+    return lambda_t if truncated_t is None else jnp.where(truncated_t, 0.0, lambda_t)
+
+
+def decayed_sums(x_t: jax.Array, decay_t: jax.Array) -> jax.Array:
+    """s_t = x_t + decay_t s_{t+1}, with 0 after the end."""
+
+    def backward(s: jax.Array, x: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        s = x[0] + x[1] * s
+        return s, s
+
+    return jax.lax.scan(backward, jnp.zeros_like(x_t[-1]), (x_t, decay_t), reverse=True)[1]

@@ -1,0 +1,185 @@
+"""Acting in vectorized environments: a policy and environments give a trajectory and episode statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from asyncjax.environment import Environment
+from asyncjax.method import Metrics
+
+PyTree = Any
+Act = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree, PyTree]]
+
+
+class Rollout(NamedTuple):
+    """Where N environments stand between two segments; what a worker keeps.
+
+    Attributes:
+      key: consumed by the next segment.
+      env_state: the environments' states, [N, ...].
+      observation: what the policy acts on next, [N, ...].
+      carry: the policy's memory, [N, ...]; `()` when it has none.
+      episode_return: Float32[N], undiscounted return of the running episodes so far.
+      episode_length: Float32[N], their steps so far.
+    """
+
+    key: jax.Array
+    env_state: PyTree
+    observation: PyTree
+    carry: PyTree
+    episode_return: jax.Array
+    episode_length: jax.Array
+
+
+class Trajectory(NamedTuple):
+    """A segment of T steps of N environments. `jax.vmap(..., in_axes=1)` gives one environment's.
+
+    Attributes:
+      observation: [T, N, ...], what was acted on.
+      action: [T, N, ...].
+      extra: [T, N, ...], what else the policy returned, such as log-probabilities.
+      reward: Float32[T, N].
+      terminated: Bool[T, N].
+      truncated: Bool[T, N].
+      bootstrap_observation: [S, N, ...], the observations that are followed by no action here and whose values the
+        recursion needs, see `next_values`. The last is the true observation after the segment.
+      carry: [1, N, ...], the policy's memory before the first step.
+    """
+
+    observation: PyTree
+    action: PyTree
+    extra: PyTree
+    reward: jax.Array
+    terminated: jax.Array
+    truncated: jax.Array
+    bootstrap_observation: PyTree
+    carry: PyTree
+
+
+def init_rollout(env: Environment, key: jax.Array, num_envs: int, carry: PyTree = ()) -> Rollout:
+    """N freshly reset environments.
+
+    Args:
+      env: the environment.
+      key: consumed.
+      num_envs: N.
+      carry: one environment's memory at the start of an episode.
+    """
+    key, reset_key = jax.random.split(key)
+    env_state, observation = jax.vmap(env.reset)(jax.random.split(reset_key, num_envs))
+    carry = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_envs, *jnp.shape(x))), carry)
+    zeros = jnp.zeros(num_envs, jnp.float32)
+    return Rollout(key, env_state, observation, carry, zeros, zeros)
+
+
+def unroll(
+    env: Environment,
+    act: Act,
+    rollout: Rollout,
+    length: int,
+    *,
+    draw: Callable[[jax.Array, tuple[int, int]], PyTree] = jax.random.split,
+    initial_carry: PyTree = (),
+) -> tuple[Rollout, Trajectory, Metrics]:
+    """Acts for `length` steps with one fixed policy.
+
+    Args:
+      env: the environment.
+      act: (carry, observation, noise) -> (carry, action, extra), for one environment.
+      rollout: where the environments stand.
+      length: T.
+      draw: (key, (T, N)) -> noise [T, N, ...], all the policy's random numbers of the segment in one call, which
+        is faster than a few per step. By default a key for each action.
+      initial_carry: one environment's memory at the start of an episode.
+
+    Returns:
+      Where the environments stand now, the trajectory, and the metrics `episodes`, `return_sum` and `length_sum`:
+      how many episodes ended in the segment, and the sums of their undiscounted returns and lengths.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from asyncjax.environment import make_env
+      >>> env = make_env("CartPole-v1")
+      >>> act = lambda carry, observation, key: (carry, jax.random.randint(key, (), 0, 2, jnp.int32), ())
+      >>> rollout, trajectory, metrics = unroll(env, act, init_rollout(env, jax.random.key(0), 4), 100)
+      >>> trajectory.observation.shape, float(metrics["length_sum"] + rollout.episode_length.sum())
+      ((100, 4, 4), 400.0)
+    """
+    num_envs = rollout.episode_return.shape[0]
+    key, noise_key, env_key = jax.random.split(rollout.key, 3)
+    noise = draw(noise_key, (length, num_envs))
+    env_keys = jax.random.split(env_key, (length, num_envs))
+    compact = truncates_at_most_once(env, length)
+
+    def step(state: tuple, xs: tuple) -> tuple[tuple, Trajectory]:
+        rollout, cut, sums = state
+        noise_t, key_t = xs
+        carry, action, extra = jax.vmap(act)(rollout.carry, rollout.observation, noise_t)
+        env_state, outcome = jax.vmap(env.step)(key_t, rollout.env_state, action)
+        done = outcome.terminated | outcome.truncated
+        carry = where(done, initial_carry, carry)
+        total, steps = rollout.episode_return + outcome.reward, rollout.episode_length + 1.0
+        ended = jnp.stack([jnp.ones_like(total), total, steps])
+        sums = sums + jnp.where(done[None], ended, 0.0).sum(axis=1)
+        # `final_observation` is needed where the episode was truncated and after the last step only: with at most
+        # one truncation per environment two slots replace a second copy of all observations.
+        final = outcome.final_observation
+        kept = () if compact else final
+        cut = (where(outcome.truncated, final, cut[0]), final) if compact else cut
+        record = Trajectory(
+            rollout.observation, action, extra, outcome.reward, outcome.terminated, outcome.truncated, kept, ()
+        )
+        total, steps = jnp.where(done, 0.0, total), jnp.where(done, 0.0, steps)
+        return (Rollout(key, env_state, outcome.observation, carry, total, steps), cut, sums), record
+
+    cut = (rollout.observation, rollout.observation) if compact else ()
+    start = (rollout._replace(key=key), cut, jnp.zeros(3, jnp.float32))
+    (end, cut, sums), record = jax.lax.scan(step, start, (noise, env_keys))
+    bootstrap = jax.tree.map(lambda *x: jnp.stack(x), *cut) if compact else record.bootstrap_observation
+    before = jax.tree.map(lambda x: x[None], rollout.carry)
+    metrics = {"episodes": sums[0], "return_sum": sums[1], "length_sum": sums[2]}
+    return end, record._replace(bootstrap_observation=bootstrap, carry=before), metrics
+
+
+def next_values(v_tm1: jax.Array, v_bootstrap: jax.Array, truncated_t: jax.Array) -> jax.Array:
+    """The value of the true next observation after every step of one environment.
+
+    Args:
+      v_tm1: Float[T], V(observation).
+      v_bootstrap: Float[S], V(bootstrap_observation).
+      truncated_t: Bool[T].
+
+    Returns:
+      Float[T]. Where the step terminated the episode it is the value of an unrelated state: the discount is 0 there.
+    """
+    if v_bootstrap.shape == v_tm1.shape:
+        at_cut = v_bootstrap
+    else:
+        at_cut = jnp.append(jnp.broadcast_to(v_bootstrap[0], (len(v_tm1) - 1,)), v_bootstrap[-1])
+    return jnp.where(truncated_t, at_cut, jnp.append(v_tm1[1:], v_bootstrap[-1]))
+
+
+def truncates_at_most_once(env: Environment, length: int) -> bool:
+    """Whether one environment's segment of this length can hold at most one truncation."""
+    return env.max_steps is not None and 2 < length <= env.max_steps
+
+
+def where(condition: jax.Array, x: PyTree, y: PyTree) -> PyTree:
+    """`x` where the condition, Bool[N], holds, else `y`; leaf by leaf, x may lack the axis N."""
+
+    def select(x: jax.Array, y: jax.Array) -> jax.Array:
+        mask = condition.reshape(condition.shape + (1,) * (y.ndim - 1))
+        return jnp.where(mask, jnp.broadcast_to(x, y.shape), y)
+
+    return jax.tree.map(select, x, y)
+
+
+def require_at_least_one(**counts: int) -> None:
+    """A ValueError for the first count below 1, such as `num_envs` or `unroll_length`."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name}={count} leaves nothing to act or learn from: set {name} to at least 1.")

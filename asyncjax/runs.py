@@ -1,0 +1,153 @@
+"""Run directories: what a run leaves on disk, readable whenever and however it stopped.
+
+    config.json      the arguments             schedule.npz   the schedule that was run
+    versions.json    packages and device       checkpoints/   where to continue from
+    metrics.jsonl    one line per chunk        timeline.json  the workers, for Perfetto
+
+Every file but metrics.jsonl is replaced as a whole; of metrics.jsonl a torn last line is ignored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from asyncjax import schedules
+from asyncjax.checkpoints import Checkpoints
+from asyncjax.method import Method, State
+from asyncjax.schedules import Schedule
+
+PACKAGES = ("asyncjax", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy")
+INTEGERS = ("update", "env_steps")
+Row = dict[str, Any]
+PathLike = str | os.PathLike[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run directory, loaded.
+
+    Attributes:
+      path: the directory.
+      config: the arguments of the run.
+      versions: package -> version, and the device.
+      metrics: name -> Float[L], one entry per line of metrics.jsonl, NaN where a line has no value;
+        per-worker metrics are Float[L, W].
+      schedule: the recorded schedule; None when the run was killed before it was written first.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    versions: dict[str, str]
+    metrics: dict[str, np.ndarray]
+    schedule: Schedule | None
+
+    def restore(self, method: Method, num_workers: int | None = None) -> State | None:
+        """The state of the newest checkpoint, to pass as `state=` to an engine; None where there is none.
+
+        Args:
+          method: the method that was run, built with the same arguments.
+          num_workers: W; by default the config's `num_workers`.
+        """
+        return Checkpoints(self.path / "checkpoints").restore(method, num_workers or self.config["num_workers"])
+
+
+def load(path: PathLike) -> Run:
+    """Reads a run directory.
+
+    Raises:
+      ValueError: the directory holds no run.
+    """
+    path = Path(path)
+    if not (path / "config.json").is_file():
+        raise ValueError(f"{path} holds no run: there is no config.json. Give the directory that a run printed.")
+    schedule = schedules.load(path / "schedule.npz") if (path / "schedule.npz").exists() else None
+    config, versions = (json.loads((path / name).read_text()) for name in ("config.json", "versions.json"))
+    return Run(path, config, versions, columns(read_rows(path)), schedule)
+
+
+def read_rows(path: PathLike) -> list[Row]:
+    """The complete lines of metrics.jsonl; the last one may be torn by a kill in the middle of a write."""
+    file = Path(path) / "metrics.jsonl"
+    lines = file.read_text().split("\n") if file.exists() else []
+    return [json.loads(line) for line in lines[:-1] if line]  # what follows the last newline is no line yet
+
+
+def columns(rows: list[Row]) -> dict[str, np.ndarray]:
+    """Rows as one array per name, NaN where a row lacks it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: _column(name, [row.get(name) for row in rows]) for name in names}
+
+
+def _column(name: str, values: list[Any]) -> np.ndarray:
+    if name in INTEGERS:
+        return np.asarray(values, np.int64)
+    width = max((len(value) for value in values if isinstance(value, list)), default=0)
+    if not width:
+        return np.asarray([math.nan if value is None else value for value in values], np.float64)
+    padded = [[*(value or []), *[None] * (width - len(value or []))] for value in values]
+    return np.asarray(padded, np.float64)  # None becomes NaN
+
+
+def create(path: Path) -> None:
+    """Makes a new run directory, or raises ValueError with the reason and a way out."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            raise ValueError(
+                f"The run directory {path} exists and is not empty: continue its run with --resume {path},"
+                " or choose another directory with --run-dir."
+            )
+        probe = path / ".probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"The run directory {path} can not be written ({error.strerror}): choose another one with --run-dir."
+        ) from error
+
+
+def check_config(path: Path, config: Mapping[str, Any], may_differ: Iterable[str] = ()) -> None:
+    """Raises ValueError unless `config` is the one recorded in the run directory."""
+    saved = json.loads((path / "config.json").read_text())
+    given = json.loads(json.dumps(dict(config)))  # tuples are lists there
+    for name in {**saved, **given}:
+        if name not in may_differ and saved.get(name) != given.get(name):
+            raise ValueError(
+                f"{path} is a run of another configuration: {name} is {saved.get(name)!r} there and"
+                f" {given.get(name)!r} here. Give {name}={saved.get(name)!r}, or choose another run directory."
+            )
+
+
+def versions() -> dict[str, str]:
+    """What a run depends on: packages, Python, platform and device."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    device = jax.devices()[0]
+    return found | {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "device": f"{len(jax.devices())} x {device.platform} {device.device_kind}",
+    }
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Whoever reads the path sees the old text or the whole new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)

@@ -1,0 +1,319 @@
+"""Schedules: asynchrony as data, and where it comes from."""
+
+from __future__ import annotations
+
+import heapq
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote
+
+import jax
+import numpy as np
+
+from asyncjax.discipline import Coordinator, Discipline, Wait
+from asyncjax.service import Service, streams
+
+Array = np.ndarray | jax.Array
+
+
+class Schedule(NamedTuple):
+    """T updates, each consuming a group of G messages.
+
+    Attributes:
+      worker: Int[T, G], whose messages update t consumes, in order of arrival.
+      read: Int[T, G], the version each of them had read, 0 <= read <= t; or a tree prefix of the
+        view with such arrays for leaves, where reads were torn.
+      time: Float[T], seconds at which update t was committed, virtual or measured; or None.
+      begin: Float[T, G], seconds at which the worker read its view and began; or None.
+      end: Float[T, G], seconds at which it had its message ready; or None.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> aj.schedules.round_robin(num_updates=5, num_workers=3).staleness().ravel()
+      array([0, 1, 2, 2, 2], dtype=int32)
+    """
+
+    worker: Array
+    read: Any
+    time: Array | None = None
+    begin: Array | None = None
+    end: Array | None = None
+
+    @property
+    def num_updates(self) -> int:
+        """T."""
+        return self.worker.shape[0]
+
+    @property
+    def group_size(self) -> int:
+        """G."""
+        return self.worker.shape[1]
+
+    @property
+    def num_workers(self) -> int:
+        """One more than the largest worker index."""
+        return int(np.max(np.asarray(self.worker), initial=-1)) + 1
+
+    def staleness(self) -> Array:
+        """Int[T, G]: the updates applied between the read and the apply; of a torn read, its oldest leaf's."""
+        leaves = jax.tree.leaves(self.read)
+        oldest = leaves[0]
+        for leaf in leaves[1:]:
+            oldest = np.minimum(oldest, leaf) if isinstance(leaf, np.ndarray) else jax.numpy.minimum(oldest, leaf)
+        return np.arange(self.num_updates, dtype=np.int32)[:, None] - oldest
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Generators
+
+
+def round_robin(num_updates: int, num_workers: int) -> Schedule:
+    """Equal workers in turn, each reading right after its own update: staleness min(t, W - 1)."""
+    return _in_turn(num_updates, num_workers, num_workers - 1)
+
+
+def sequential(num_updates: int, num_workers: int = 1) -> Schedule:
+    """Workers in turn, each reading the newest version: staleness 0, the Gauss-Seidel order."""
+    return _in_turn(num_updates, num_workers, 0)
+
+
+def fixed_delay(num_updates: int, delay: int, num_workers: int = 1) -> Schedule:
+    """Workers in turn, update t reads version max(0, t - delay): the schedule of most theory.
+
+    With fewer than delay + 1 workers no system could produce it (`is_realizable` is False), yet every
+    engine that takes a schedule runs it.
+    """
+    if delay < 0:
+        raise ValueError(f"delay={delay}: a read can not come from the future; use a delay of at least 0.")
+    return _in_turn(num_updates, num_workers, delay)
+
+
+def barrier(num_updates: int, num_workers: int) -> Schedule:
+    """Every update consumes one fresh message of each worker: synchronous training, Jacobi iteration; G = W."""
+    _check_sizes(num_updates, num_workers)
+    worker = np.broadcast_to(np.arange(num_workers, dtype=np.int32), (num_updates, num_workers))
+    read = np.broadcast_to(np.arange(num_updates, dtype=np.int32)[:, None], (num_updates, num_workers))
+    return Schedule(worker.copy(), read.copy())
+
+
+def from_service_times(
+    service: Service,
+    num_updates: int,
+    num_workers: int,
+    key: jax.Array,
+    group_size: int = 1,
+    bound: int | None = None,
+    wait: Wait = "never",
+) -> Schedule:
+    """The schedule that workers with these service times produce on a virtual clock.
+
+    A worker reads the newest version, is busy for a service time, hands in its message and, when the
+    waiting rule allows, reads again. An update happens the moment its G-th message arrives and takes
+    no time. Ties go to the worker that began first.
+
+    Args:
+      service: a model of `asyncjax.service`.
+      num_updates: T.
+      num_workers: W.
+      key: the source of the service times; worker w's n-th time depends on (key, w, n) alone.
+      group_size: G, messages per update.
+      bound: no worker gets more than this many messages ahead of the slowest one (SSP).
+      wait: "never", or "next_version" (with group_size=num_workers: the barrier); see `Discipline`.
+
+    Example:
+      >>> import jax, asyncjax as aj
+      >>> s = aj.schedules.from_service_times(aj.service.exponential(1.0), 1000, 8, jax.random.key(0))
+      >>> bool(abs(s.staleness().mean() - 7) < 1)
+      True
+    """
+    _check_sizes(num_updates, num_workers)
+    coordinator = Coordinator(Discipline(group_size, wait, bound), num_workers)
+    clock = VirtualClock(coordinator, [stream.__next__ for stream in streams(service, key, num_workers)])
+    worker, read, begin, end, time = clock.run(num_updates)
+    shape = (num_updates, group_size)
+    return Schedule(
+        np.asarray(worker, np.int32).reshape(shape),
+        np.asarray(read, np.int32).reshape(shape),
+        np.asarray(time, np.float64),
+        np.asarray(begin, np.float64).reshape(shape),
+        np.asarray(end, np.float64).reshape(shape),
+    )
+
+
+class VirtualClock:
+    """An event loop over the workers' finishing times."""
+
+    def __init__(self, coordinator: Coordinator, service: Sequence[Any]) -> None:
+        self.coordinator = coordinator
+        self.service = service
+        self.events: list[tuple[float, int, int]] = []  # (finishing time, order of beginning, worker)
+        self.began = [0.0] * len(service)
+        self.num_begun = 0
+
+    def begin(self, worker: int, now: float) -> None:
+        self.coordinator.read[worker] = self.coordinator.version
+        self.began[worker] = now
+        heapq.heappush(self.events, (now + self.service[worker](), self.num_begun, worker))
+        self.num_begun += 1
+
+    def run(self, num_updates: int) -> tuple[list[int], list[int], list[float], list[float], list[float]]:
+        """Flat lists over the T G messages: worker, read, begin, end; and the T commit times."""
+        rule, num_workers = self.coordinator, len(self.service)
+        group_size, sort = rule.discipline.group_size, rule.discipline.wait == "next_version"
+        workers, reads, begins, ends, times = [], [], [], [], []
+        group: list[tuple[int, int, float, float]] = []
+        waiting: list[int] = []
+        for worker in range(num_workers):
+            self.begin(worker, 0.0)
+        while rule.version < num_updates:
+            now, _, worker = heapq.heappop(self.events)
+            if not rule.is_late(worker):
+                group.append((worker, rule.read[worker], self.began[worker], now))
+                rule.handed_in(worker)
+            if len(group) == group_size:
+                # Under a barrier a group is a set: in the workers' order it is the same however they arrived.
+                for w, r, b, e in sorted(group) if sort else group:
+                    workers.append(w)
+                    reads.append(r)
+                    begins.append(b)
+                    ends.append(e)
+                times.append(now)
+                group.clear()
+                rule.version += 1
+            if not waiting and rule.may_begin(worker):  # the common case, kept quick
+                self.begin(worker, now)
+                continue
+            waiting.append(worker)
+            for ready in [w for w in waiting if rule.may_begin(w)]:
+                waiting.remove(ready)
+                self.begin(ready, now)
+        return workers, reads, begins, ends, times
+
+
+def _in_turn(num_updates: int, num_workers: int, delay: int) -> Schedule:
+    _check_sizes(num_updates, num_workers)
+    updates = np.arange(num_updates, dtype=np.int32)[:, None]
+    return Schedule(updates % np.int32(num_workers), np.maximum(updates - np.int32(delay), 0))
+
+
+def _check_sizes(num_updates: int, num_workers: int) -> None:
+    if num_updates < 0:
+        raise ValueError(f"num_updates={num_updates}: a schedule has at least 0 updates.")
+    if num_workers < 1:
+        raise ValueError(f"num_workers={num_workers}: at least one worker is needed.")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Properties
+
+
+def check(schedule: Schedule, num_workers: int | None = None) -> Schedule:
+    """Raises ValueError unless the schedule is well-formed; returns it with numpy arrays."""
+    worker = _integers("worker", schedule.worker)
+    read = jax.tree.map(lambda leaf: _integers("read", leaf), schedule.read)
+    num_updates = worker.shape[0]
+    for leaf in jax.tree.leaves(read):
+        if leaf.shape != worker.shape:
+            raise ValueError(f"schedule.read has shape {leaf.shape}, schedule.worker {worker.shape}: both are Int[T, G].")
+        wrong = np.argwhere((leaf < 0) | (leaf > np.arange(num_updates)[:, None]))
+        if wrong.size:
+            t, g = wrong[0]
+            raise ValueError(
+                f"schedule.read[{t}, {g}] = {leaf[t, g]}: update {t} can read the versions 0 to {t};"
+                f" version {leaf[t, g]} does not exist yet."
+            )
+    limit = np.inf if num_workers is None else num_workers
+    wrong = np.argwhere((worker < 0) | (worker >= limit))
+    if wrong.size:
+        t, g = wrong[0]
+        raise ValueError(
+            f"schedule.worker[{t}, {g}] = {worker[t, g]}: there is no such worker; workers are numbered from 0"
+            + ("." if num_workers is None else f" to {num_workers - 1}. Pass num_workers={worker.max() + 1} or more.")
+        )
+    return schedule._replace(worker=worker, read=read)
+
+
+def _integers(name: str, value: Any) -> np.ndarray:
+    array = np.asarray(value)
+    if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(
+            f"schedule.{name} is {array.dtype}{list(array.shape)}, but wants Int[T, G];"
+            " for one message per update add an axis: worker[:, None]."
+        )
+    return array.astype(np.int32)
+
+
+def is_realizable(schedule: Schedule) -> bool:
+    """Whether workers with one job at a time could have produced this schedule.
+
+    A worker reads only after it has handed in its previous message. The messages of update t are handed
+    in while version t is the newest, the last of them makes version t + 1. So of one worker's consecutive
+    messages (t, g) and (t', g'), the second reads version t or newer, and t + 1 or newer if g = G - 1.
+    Torn reads count by their oldest leaf.
+    """
+    schedule = check(schedule)
+    num_updates, group_size = schedule.worker.shape
+    worker = schedule.worker.ravel()
+    read = (np.arange(num_updates, dtype=np.int32)[:, None] - schedule.staleness()).ravel()
+    handed_in = np.arange(num_updates)[:, None] + (np.arange(group_size) == group_size - 1)
+    order = np.argsort(worker, kind="stable")
+    same = worker[order][1:] == worker[order][:-1]
+    return bool(np.all(~same | (read[order][1:] >= handed_in.ravel()[order][:-1])))
+
+
+def cut(schedule: Schedule, start: int, stop: int) -> Schedule:
+    """The updates start to stop - 1, with absolute versions."""
+    return jax.tree.map(lambda x: x[start:stop], schedule)
+
+
+def concatenate(schedules: Sequence[Schedule]) -> Schedule:
+    """One schedule after the other; versions are taken as they stand."""
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *schedules)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files
+
+
+def save(schedule: Schedule, path: str | os.PathLike[str]) -> None:
+    """Writes the schedule to one .npz file; whoever reads it sees the old file or the whole new one."""
+    path = Path(path)
+    arrays = {name: np.asarray(value) for name, value in schedule._asdict().items() if name != "read" and value is not None}
+    for keys, leaf in jax.tree_util.tree_flatten_with_path(schedule.read)[0]:
+        arrays["/".join(["read", *map(_entry, keys)])] = np.asarray(leaf)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(buffer.getvalue())
+    os.replace(temporary, path)
+
+
+def load(path: str | os.PathLike[str]) -> Schedule:
+    """Reads what `save` wrote. Torn reads come back as nested dictionaries and tuples."""
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    if "worker" not in arrays:
+        raise ValueError(f"{path} holds {sorted(arrays)}: this is no schedule; write one with asyncjax.schedules.save.")
+    read = {tuple(name.split("/")[1:]): array for name, array in arrays.items() if name.split("/")[0] == "read"}
+    fields = {name: arrays.get(name) for name in ("time", "begin", "end")}
+    return Schedule(arrays["worker"], _nest(read), **fields)
+
+
+def _entry(key: Any) -> str:
+    """A path entry as text: "=key" in a dictionary, ".position" in a sequence, ".field" in a named tuple."""
+    if isinstance(key, jax.tree_util.DictKey):
+        return "=" + quote(str(key.key), safe="")
+    return f".{getattr(key, 'idx', getattr(key, 'name', key))}"
+
+
+def _nest(leaves: dict[tuple[str, ...], np.ndarray]) -> Any:
+    if () in leaves:
+        return leaves[()]
+    heads = list(dict.fromkeys(path[0] for path in leaves))  # in the order of the leaves, which the engines go by
+    children = [_nest({path[1:]: leaf for path, leaf in leaves.items() if path[0] == head}) for head in heads]
+    if heads[0].startswith("."):
+        return tuple(children)
+    return dict(zip([unquote(head[1:]) for head in heads], children, strict=True))

@@ -1,0 +1,132 @@
+"""Service times: how long a worker's jobs take, in seconds of virtual time.
+
+Every argument of a model is a number, or one number per worker, Float[W].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+Number = float | np.ndarray | jax.Array | list[float]
+
+
+class Service(NamedTuple):
+    """A service-time model.
+
+    Attributes:
+      name: how the model was made, for messages and plots.
+      sample: (generator, worker, n) -> Float[n], the worker's next n service times in seconds.
+    """
+
+    name: str
+    sample: Callable[[np.random.Generator, int, int], np.ndarray]
+
+
+def constant(seconds: Number = 1.0) -> Service:
+    """Every job takes the same time; the schedule of equal workers is round robin."""
+    (seconds_of,) = _per_worker("constant", seconds=seconds)
+    return Service(f"constant({seconds})", lambda rng, w, n: np.full(n, seconds_of(w)))
+
+
+def exponential(mean: Number = 1.0) -> Service:
+    """Memoryless: P(S > s) = exp(-s / mean). The staleness of N equal workers is then geometric with mean N - 1."""
+    (mean_of,) = _per_worker("exponential", mean=mean)
+    return Service(f"exponential({mean})", lambda rng, w, n: mean_of(w) * rng.standard_exponential(n))
+
+
+def gamma(shape: Number, mean: Number = 1.0) -> Service:
+    """Gamma with coefficient of variation 1 / sqrt(shape); DANA (Hakimi et al. 2019) models a cluster with shape 100."""
+    shape_of, mean_of = _per_worker("gamma", shape=shape, mean=mean)
+    return Service(
+        f"gamma({shape}, {mean})", lambda rng, w, n: mean_of(w) / shape_of(w) * rng.standard_gamma(shape_of(w), n)
+    )
+
+
+def lognormal(sigma: Number, mean: Number = 1.0) -> Service:
+    """log S is normal with standard deviation sigma; the mean of S (not its median) is `mean`."""
+    sigma_of, mean_of = _per_worker("lognormal", sigma=sigma, mean=mean)
+
+    def sample(rng: np.random.Generator, worker: int, n: int) -> np.ndarray:
+        sigma = sigma_of(worker)
+        return mean_of(worker) * np.exp(sigma * rng.standard_normal(n) - sigma**2 / 2)
+
+    return Service(f"lognormal({sigma}, {mean})", sample)
+
+
+def pareto(shape: Number, mean: Number = 1.0) -> Service:
+    """Heavy tail: P(S > s) = (minimum / s)^shape with minimum = mean (shape - 1) / shape. The shape must exceed 1."""
+    shape_of, mean_of = _per_worker("pareto", shape=shape, mean=mean)
+    if np.any(np.asarray(shape) <= 1):
+        raise ValueError(f"pareto(shape={shape}): a shape of 1 or less has no mean; use a shape above 1, such as 2.0.")
+
+    def sample(rng: np.random.Generator, worker: int, n: int) -> np.ndarray:
+        shape = shape_of(worker)
+        return mean_of(worker) * (shape - 1) / shape * (1 + rng.pareto(shape, n))
+
+    return Service(f"pareto({shape}, {mean})", sample)
+
+
+def straggler(probability: Number, slowdown: Number, base: Service | float = 1.0) -> Service:
+    """A job of `base` (a model, or constant seconds) takes `slowdown` times as long with this probability."""
+    slowdown_of, probability_of = _per_worker("straggler", slowdown=slowdown, probability=probability, zero=True)
+    if np.any(np.asarray(probability) > 1):
+        raise ValueError(f"straggler(probability={probability}): a probability lies between 0 and 1.")
+    inner = base if isinstance(base, Service) else constant(base)
+
+    def sample(rng: np.random.Generator, worker: int, n: int) -> np.ndarray:
+        slow = rng.random(n) < probability_of(worker)
+        return inner.sample(rng, worker, n) * np.where(slow, slowdown_of(worker), 1.0)
+
+    return Service(f"straggler({probability}, {slowdown}, {inner.name})", sample)
+
+
+def streams(service: Service, key: jax.Array, num_workers: int) -> list[Iterator[float]]:
+    """One endless stream of service times per worker.
+
+    A worker's n-th service time depends on the key, the worker and n alone, so runs under different
+    disciplines share their random numbers.
+    """
+    seed = [int(word) for word in np.asarray(jax.random.key_data(_typed(key))).ravel()]
+    return [_stream(service, np.random.default_rng([*seed, worker]), worker) for worker in range(num_workers)]
+
+
+def _stream(service: Service, rng: np.random.Generator, worker: int, block: int = 1024) -> Iterator[float]:
+    while True:
+        times = service.sample(rng, worker, block)
+        if not np.all(times >= 0) or not np.all(np.isfinite(times)):
+            raise ValueError(f"The service model {service.name} gave worker {worker} a negative or non-finite time.")
+        yield from times.tolist()
+
+
+def _typed(key: jax.Array) -> jax.Array:
+    return key if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
+
+
+def _per_worker(model: str, *, zero: bool = False, **arguments: Number) -> list[Callable[[int], float]]:
+    """A function worker -> value for every argument, after checking that the values are usable."""
+    functions = []
+    for name, value in arguments.items():
+        array = np.asarray(value, dtype=np.float64)
+        valid = np.isfinite(array) & ((array >= 0) if zero else (array > 0))
+        if array.ndim > 1 or not valid.all():
+            kind = "numbers of at least 0" if zero else "positive numbers"
+            raise ValueError(f"{model}({name}={value}): wants {kind}, one for all workers or one per worker, Float[W].")
+        functions.append(_lookup(model, name, array))
+    return functions
+
+
+def _lookup(model: str, name: str, array: np.ndarray) -> Callable[[int], float]:
+    def value(worker: int) -> float:
+        if array.ndim == 0:
+            return float(array)
+        if worker >= array.size:
+            raise ValueError(
+                f"{model}({name}=...) has {array.size} entries, but there is a worker {worker}: give one number per worker."
+            )
+        return float(array[worker])
+
+    return value

@@ -1,0 +1,56 @@
+"""The categorical distribution against numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asyncjax.distributions import Categorical, gumbel
+
+P = np.array([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]], np.float32)
+Q = np.array([[0.2, 0.2, 0.6], [0.3, 0.3, 0.4]], np.float32)
+PI, OTHER = Categorical(jnp.log(jnp.asarray(P)) + 3.0), Categorical(jnp.log(jnp.asarray(Q)))
+
+
+def test_closed_forms():
+    np.testing.assert_allclose(PI.log_prob(jnp.array([1, 2])), np.log([0.25, 0.7]), rtol=1e-6)
+    np.testing.assert_allclose(PI.entropy(), -np.sum(P * np.log(P), -1), rtol=1e-6)
+    np.testing.assert_allclose(PI.kl(OTHER), np.sum(P * np.log(P / Q), -1), rtol=1e-5)
+    np.testing.assert_array_equal(PI.mode(), [0, 2])
+    assert PI.mode().dtype == jnp.int32
+
+
+def test_samples_have_the_right_frequencies():
+    actions = jax.vmap(PI.sample)(jax.random.split(jax.random.key(0), 20_000))
+    frequency = np.stack([(actions == a).mean(0) for a in range(3)], -1)
+    np.testing.assert_allclose(frequency, P, atol=0.015)
+    assert actions.dtype == jnp.int32
+
+
+def test_noise_drawn_in_advance_gives_the_same_samples():
+    key = jax.random.key(1)
+    np.testing.assert_array_equal(PI.sample(key), PI.sample_with(gumbel(key, (2, 3))))
+
+
+def test_forbidden_actions_have_finite_entropy_and_gradients():
+    def entropy(x):
+        return Categorical(jnp.array([0.0, 0.0, -jnp.inf]).at[0].set(x)).entropy()
+
+    np.testing.assert_allclose(entropy(0.0), np.log(2.0), rtol=1e-6)
+    assert np.isfinite(jax.grad(entropy)(0.3))
+    forbidden = Categorical(jnp.array([0.0, -jnp.inf]))
+    np.testing.assert_allclose(forbidden.kl(Categorical(jnp.zeros(2))), np.log(2.0), rtol=1e-6)
+    assert np.isinf(Categorical(jnp.zeros(2)).kl(forbidden))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.floats(-20, 20, width=32), min_size=2, max_size=6))
+def test_gradient_of_entropy_and_bounds(logits):
+    x = jnp.asarray(logits, jnp.float32)
+    pi = Categorical(x)
+    p = np.exp(np.asarray(pi.log_probs(), np.float64))
+    assert -1e-5 <= float(pi.entropy()) <= np.log(len(logits)) + 1e-5
+    np.testing.assert_allclose(pi.kl(pi), 0.0, atol=1e-6)
+    exact = -p * (np.log(np.maximum(p, 1e-300)) + float(pi.entropy()))
+    np.testing.assert_allclose(jax.grad(lambda x: Categorical(x).entropy())(x), exact, atol=1e-5)

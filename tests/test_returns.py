@@ -1,0 +1,152 @@
+"""Returns: hand-computed numbers, a naive loop, and the identities between them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asyncjax import returns
+
+# Five transitions, discount 1/2: the second is terminal, the fourth is truncated.
+R = jnp.array([1.0, 2.0, 3.0, 4.0, 5.0])
+V_TM1 = jnp.array([10.0, 20.0, 30.0, 40.0, 50.0])
+V_T = jnp.array([20.0, 99.0, 40.0, 8.0, 6.0])  # 99 belongs to a terminal state: it must never count
+TERMINATED = jnp.array([False, True, False, False, False])
+TRUNCATED = jnp.array([False, False, False, True, False])
+DISCOUNT = returns.discounts(TERMINATED, 0.5)
+
+
+def test_discounts_are_zero_only_where_terminated():
+    np.testing.assert_array_equal(DISCOUNT, [0.5, 0.0, 0.5, 0.5, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("lambda_", "expected"),
+    [
+        # Backwards: 5 + 6/2; cut at 4 + 8/2; 3 + 8/2; the end 2; 1 + 2/2.
+        (1.0, [2.0, 2.0, 7.0, 8.0, 8.0]),
+        # r + v/2 everywhere.
+        (0.0, [11.0, 2.0, 23.0, 8.0, 8.0]),
+        # Half of each: 3 + (40/2 + 8/2)/2 and 1 + (20/2 + 2/2)/2.
+        (0.5, [6.5, 2.0, 15.0, 8.0, 8.0]),
+    ],
+)
+def test_lambda_returns_by_hand(lambda_, expected):
+    g = returns.lambda_returns(R, DISCOUNT, V_T, lambda_, TRUNCATED)
+    np.testing.assert_allclose(g, expected)
+    np.testing.assert_allclose(returns.gae(R, DISCOUNT, V_TM1, V_T, lambda_, TRUNCATED), np.array(expected) - V_TM1)
+
+
+def test_gae_by_hand():
+    # delta = (1, -18, -7, -32, -42); A_0 = 1 - 18/4, A_2 = -7 - 32/4.
+    advantage = returns.gae(R, DISCOUNT, V_TM1, V_T, 0.5, TRUNCATED)
+    np.testing.assert_allclose(advantage, [-3.5, -18.0, -15.0, -32.0, -42.0])
+
+
+@pytest.mark.parametrize(
+    ("n", "expected"), [(1, [11.0, 2.0, 23.0, 8.0, 8.0]), (2, [2.0, 2.0, 7.0, 8.0, 8.0]), (9, [2.0, 2.0, 7.0, 8.0, 8.0])]
+)
+def test_n_step_returns_by_hand(n, expected):
+    np.testing.assert_allclose(returns.n_step_returns(R, DISCOUNT, V_T, n, TRUNCATED), expected)
+
+
+def test_vtrace_by_hand():
+    # rho = (2, 1/2, 1, 1, 3) gives min(1, rho) = (1, 1/2, 1, 1, 1);
+    # delta = (1, -9, -7, -32, -42); errors: 1 - 9/2; -9; -7 - 32/2; cut: -32; -42.
+    rho = jnp.array([2.0, 0.5, 1.0, 1.0, 3.0])
+    out = returns.vtrace(R, DISCOUNT, V_TM1, V_T, rho, truncated_t=TRUNCATED)
+    np.testing.assert_allclose(out.targets, V_TM1 + np.array([-3.5, -9.0, -23.0, -32.0, -42.0]))
+    # min(1, rho) (r + discount (v_t + next error) - v_tm1)
+    np.testing.assert_allclose(out.advantages, [1.0 - 4.5, 0.5 * -18.0, -7.0 - 16.0, -32.0, -42.0])
+
+
+def naive_lambda_returns(r, discount, v, lambda_, truncated):
+    g = np.zeros(len(r))
+    following = v[-1]
+    for t in reversed(range(len(r))):
+        mixed = v[t] if truncated[t] else (1 - lambda_) * v[t] + lambda_ * following
+        g[t] = following = r[t] + discount[t] * mixed
+    return g
+
+
+def naive_n_step(r, discount, v, n, truncated):
+    g = []
+    for t in range(len(r)):
+        total, weight, k = 0.0, 1.0, t
+        while True:
+            total += weight * r[k]
+            weight *= discount[k]
+            if truncated[k] or k + 1 == min(t + n, len(r)):
+                break
+            k += 1
+        g.append(total + weight * v[k])
+    return np.array(g)
+
+
+@st.composite
+def segments(draw):
+    """A segment whose v_t continues v_tm1 wherever the episode goes on."""
+    length = draw(st.integers(1, 7))
+    number = st.floats(-4, 4, width=32)
+    r, v_tm1, other = (np.array(draw(st.lists(number, min_size=length, max_size=length))) for _ in range(3))
+    end = np.array(draw(st.lists(st.sampled_from(["on", "terminated", "truncated"]), min_size=length, max_size=length)))
+    following = np.append(v_tm1[1:], other[-1])
+    v_t = np.where(end == "on", following, other)
+    discount = np.where(end == "terminated", 0.0, 0.9)
+    floats = tuple(jnp.asarray(x, jnp.float32) for x in (r, discount, v_tm1, v_t))
+    return (*floats, jnp.asarray(end == "truncated"), draw(st.sampled_from([0.0, 0.3, 0.95, 1.0])))
+
+
+@settings(deadline=None, max_examples=60)
+@given(segments(), st.integers(1, 8))
+def test_returns_equal_a_naive_loop_and_each_other(segment, n):
+    r, discount, v_tm1, v_t, truncated, lambda_ = segment
+    g = returns.lambda_returns(r, discount, v_t, lambda_, truncated)
+    tolerance = dict(rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(g, naive_lambda_returns(*map(np.asarray, (r, discount, v_t)), lambda_, truncated), **tolerance)
+    advantage = returns.gae(r, discount, v_tm1, v_t, lambda_, truncated)
+    np.testing.assert_allclose(advantage + v_tm1, g, **tolerance)
+    n_step = returns.n_step_returns(r, discount, v_t, n, truncated)
+    np.testing.assert_allclose(n_step, naive_n_step(*map(np.asarray, (r, discount, v_t)), n, truncated), **tolerance)
+    on_policy = returns.vtrace(r, discount, v_tm1, v_t, jnp.ones_like(r), lambda_=lambda_, truncated_t=truncated)
+    np.testing.assert_allclose(on_policy.targets, g, **tolerance)
+    if lambda_ == 1.0:
+        full = returns.n_step_returns(r, discount, v_t, len(r), truncated)
+        np.testing.assert_allclose(full, g, **tolerance)
+        np.testing.assert_allclose(on_policy.advantages, advantage, **tolerance)
+
+
+def test_returns_vmap_and_trace_their_hyperparameters():
+    lambdas = jnp.array([0.0, 0.5, 1.0])
+    swept = jax.jit(jax.vmap(lambda x: returns.lambda_returns(R, DISCOUNT, V_T, x, TRUNCATED)))(lambdas)
+    one_by_one = [returns.lambda_returns(R, DISCOUNT, V_T, float(x), TRUNCATED) for x in lambdas]
+    np.testing.assert_allclose(swept, np.stack(one_by_one))
+
+
+def two_state_chain(pi, mu, clip_rho):
+    """V-trace's operator on a two-state, two-action MDP in closed form: action a leads to state a, reward a."""
+    weight = np.minimum(clip_rho, pi / mu) * mu
+    return weight / weight.sum(-1, keepdims=True)
+
+
+def test_vtrace_fixed_point_is_the_value_of_the_clipped_policy_whatever_c():
+    """Exact expectation over all trajectories of length 2: the error of the true V vanishes for every clip_c."""
+    pi, mu, gamma = np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([[0.3, 0.7], [0.6, 0.4]]), 0.8
+    clipped = two_state_chain(pi, mu, 1.0)
+    v = np.linalg.solve(np.eye(2) - gamma * clipped, clipped @ np.array([0.0, 1.0]))
+    paths = [(s, a, b) for s in range(2) for a in range(2) for b in range(2)]
+    states = np.array([[s, a, b] for s, a, b in paths])
+    probability = np.array([mu[s, a] * mu[a, b] for s, a, b in paths])
+    rho = np.array([[pi[s, a] / mu[s, a], pi[a, b] / mu[a, b]] for s, a, b in paths])
+    r, values = states[:, 1:].astype(np.float32), v[states].astype(np.float32)
+    for clip_c in (0.0, 0.5, 1.0):
+        targets = jax.vmap(
+            lambda r, v, rho, c=clip_c: returns.vtrace(
+                r, jnp.full(2, gamma, jnp.float32), v[:-1], v[1:], rho, clip_c=c
+            ).targets
+        )(jnp.asarray(r), jnp.asarray(values), jnp.asarray(rho, jnp.float32))
+        for s in range(2):
+            start = states[:, 0] == s
+            np.testing.assert_allclose(np.sum(probability[start] * targets[start, 0]), v[s], rtol=1e-5)

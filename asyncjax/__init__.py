@@ -1,9 +1,43 @@
-"""asyncjax: asynchrony as a controlled variable."""
+"""asyncjax: a JAX research framework in which asynchrony is a controlled variable."""
 
-from asyncjax import schedules, service
+from asyncjax import plotting, returns, runs, schedules, service
+from asyncjax.discipline import Discipline
 from asyncjax.emulate import emulate
+from asyncjax.environment import Environment, make_env
+from asyncjax.evaluate import evaluate
 from asyncjax.method import Chunk, Method, Policy, Result, Stale, State
+from asyncjax.methods.a3c import a3c
+from asyncjax.methods.gradient import gradient_method
 from asyncjax.methods.sgd import sgd
+from asyncjax.recorder import Recorder
+from asyncjax.replay import replay
 from asyncjax.schedules import Schedule
+from asyncjax.threads import run_threads
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Chunk",
+    "Discipline",
+    "Environment",
+    "Method",
+    "Policy",
+    "Recorder",
+    "Result",
+    "Schedule",
+    "Stale",
+    "State",
+    "a3c",
+    "emulate",
+    "evaluate",
+    "gradient_method",
+    "make_env",
+    "plotting",
+    "replay",
+    "returns",
+    "run_threads",
+    "runs",
+    "schedules",
+    "service",
+    "sgd",
+]

@@ -37,7 +37,7 @@ class Checkpoints:
         if state.update in self.updates():
             return
         tree = _arrays({"shared": state.shared, "local": state.local, "views": list(state.views.values())})
-        meta = {"versions": [int(v) for v in state.views], "leaves": _describe(tree)}
+        meta = {"versions": [int(v) for v in state.views], "time": float(state.time), "leaves": _describe(tree)}
         args = ocp.args.Composite(tree=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
         self._open().save(int(state.update), args=args)
 
@@ -72,7 +72,7 @@ class Checkpoints:
         leaves = zip(packer.treedef.flatten_up_to(tree), packer.leaves, strict=True)
         tree = packer.treedef.unflatten([_restore_leaf(x, leaf) for x, leaf in leaves])
         views = dict(zip(meta["versions"], tree["views"], strict=True))
-        return State(updates[-1], tree["shared"], tree["local"], views)
+        return State(updates[-1], tree["shared"], tree["local"], views, meta["time"])
 
     def close(self) -> None:
         """Releases orbax's threads; saving again opens it again."""

@@ -25,7 +25,11 @@ def factories() -> dict[str, Callable[..., Method]]:
     from asyncjax import methods
 
     found = inspect.getmembers(methods, inspect.isfunction)
-    return {name: f for name, f in found if not name.startswith("_") and next(iter(inspect.signature(f).parameters), "") == "env"}
+    return {
+        name: f
+        for name, f in found
+        if not name.startswith("_") and next(iter(inspect.signature(f).parameters), "") == "env"
+    }
 
 
 def options(factory: Callable[..., Method]) -> type:
@@ -43,7 +47,9 @@ def options(factory: Callable[..., Method]) -> type:
         if name == "optimizer":
             fields += _optimizer_options()
         elif kind is not None and parameter.default is not inspect.Parameter.empty:
-            fields.append((name, Annotated[kind, arg(help=helps.get(name, ""))], dataclasses.field(default=parameter.default)))
+            fields.append(
+                (name, Annotated[kind, arg(help=helps.get(name, ""))], dataclasses.field(default=parameter.default))
+            )
     return dataclasses.make_dataclass(factory.__name__, fields)
 
 
@@ -69,8 +75,10 @@ def argument_helps(function: Callable[..., Any]) -> dict[str, str]:
     """Argument -> its line in the docstring's Args section."""
     import docstring_parser
 
-    parsed = docstring_parser.parse_from_object(function) if inspect.isclass(function) else docstring_parser.parse(
-        inspect.getdoc(function) or "", style=docstring_parser.DocstringStyle.GOOGLE
+    parsed = (
+        docstring_parser.parse_from_object(function)
+        if inspect.isclass(function)
+        else docstring_parser.parse(inspect.getdoc(function) or "", style=docstring_parser.DocstringStyle.GOOGLE)
     )
     return {p.arg_name: " ".join((p.description or "").split()) for p in parsed.params}
 
@@ -85,7 +93,7 @@ def simple_type(hint: Any) -> Any:
     kept = [part for part in parts if part in SIMPLE or typing.get_origin(part) is Literal]
     if not kept:
         return None
-    return typing.Union[(*kept, *([None] if type(None) in parts else []))]  # noqa: UP007 (made at run time)
+    return typing.Union[(*kept, *([None] if type(None) in parts else []))]
 
 
 def _optimizer_options() -> list[tuple[str, Any, Any]]:
@@ -94,6 +102,11 @@ def _optimizer_options() -> list[tuple[str, Any, Any]]:
     name = Annotated[OptimizerName | None, arg(help="Optimizer; None is the method's default.")]
     rate = Annotated[
         float | None,
-        arg(help="Step size of the optimizer (Adam where none is named, 1e-3 where no rate is); None is the method's default."),
+        arg(
+            help="Step size of the optimizer; without --optimizer that is Adam. None is the method's default."
+        ),
     ]
-    return [("optimizer", name, dataclasses.field(default=None)), ("learning_rate", rate, dataclasses.field(default=None))]
+    return [
+        ("optimizer", name, dataclasses.field(default=None)),
+        ("learning_rate", rate, dataclasses.field(default=None)),
+    ]

@@ -10,6 +10,7 @@ import numpy as np
 
 from asyncjax.engine import check_positive, chunks, compile_init, concatenate_metrics, initial_state, not_finite
 from asyncjax.method import Chunk, Method, PyTree, Result, State
+from asyncjax.packing import PackedMethod
 from asyncjax.program import Program, cached_program
 from asyncjax.schedules import Schedule, check, cut
 from asyncjax.traced import concrete, under_transformation
@@ -93,7 +94,8 @@ def emulate(
         done = stop if bad is None else bad + 1
         collected.append({name: np.asarray(values)[: done - start] for name, values in metrics.items()})
         if callback is not None:
-            now = program.unload(carry, stop, planner.slot_of) if bad is None else None
+            time = 0.0 if schedule.time is None else float(schedule.time[done - 1])
+            now = program.unload(carry, stop, planner.slot_of)._replace(time=time) if bad is None else None
             callback(Chunk(now, collected[-1], cut(schedule, start, done)))
         if bad is not None:
             raise not_finite(bad, schedule.worker[bad])
@@ -120,7 +122,7 @@ def _emulate_traced(
     # Neither from the cache nor jitted by it: the method may close over tracers, which must not outlive their trace.
     state = State(0, *compile_init.__wrapped__(method, num_workers)(key))
     parts = read_parts(schedule.read, jax.eval_shape(method.view, state.shared))
-    program = Program(method, num_workers, parts)
+    program = Program(PackedMethod(method, num_workers, parts))
     if known is not None and np.ndim(known.worker) == 2 and all(x.ndim == 2 for x in jax.tree.leaves(known.read)):
         planner = _planner(check(known, num_workers), num_workers, width)
         layout, plan = planner.layout, planner.whole()
@@ -128,7 +130,7 @@ def _emulate_traced(
         layout, plan = _plan_traced(schedule, known, num_workers, width, num_views)
     carry = program.load(layout, state, {0: 0})
     carry, metrics = jax.jit(partial(program.run, layout, checked=False))(carry, plan)
-    return Result(carry.shared, program.local.unpack(carry.local), metrics)
+    return Result(carry.shared, program.packed.local.unpack(carry.local), metrics)
 
 
 def _plan_traced(

@@ -74,12 +74,14 @@ class State(NamedTuple):
       shared: the shared state at this version.
       local: the workers' private states as of their last consumed message, stacked on axis 0.
       views: version -> view, the older versions that messages still to come have already read.
+      time: seconds, virtual or measured, at which this update was committed.
     """
 
     update: int
     shared: PyTree
     local: PyTree
     views: dict[int, PyTree] = {}
+    time: float = 0.0
 
 
 class Result(NamedTuple):

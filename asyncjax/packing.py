@@ -7,12 +7,15 @@ a method's pieces around as a few flat vectors, and unpack them inside the compi
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from asyncjax.method import Metrics, PyTree
+from asyncjax.engine import compile_init
+from asyncjax.method import Method, Metrics, PyTree
+
+Packed = dict[str, jax.Array]  # {dtype: vector}
 
 
 class Leaf(NamedTuple):
@@ -43,7 +46,7 @@ class Packer(NamedTuple):
         leaves, treedef = jax.tree.flatten(example)
         return cls(treedef, tuple(_leaf(x) for x in leaves))
 
-    def pack(self, tree: PyTree, batch_dims: int = 0) -> dict[str, jax.Array]:
+    def pack(self, tree: PyTree, batch_dims: int = 0) -> Packed:
         """A tree as {dtype: vector}, in the order of its leaves; `batch_dims` leading axes are kept."""
         groups: dict[str, list[jax.Array]] = {}
         for leaf, like in zip(self.treedef.flatten_up_to(tree), self.leaves, strict=True):
@@ -56,7 +59,7 @@ class Packer(NamedTuple):
         structs = [leaf.struct() for leaf in self.leaves]
         return self.treedef.unflatten([jax.ShapeDtypeStruct((*batch, *x.shape), x.dtype) for x in structs])
 
-    def unpack(self, packed: dict[str, jax.Array]) -> PyTree:
+    def unpack(self, packed: Packed) -> PyTree:
         """The tree; leading axes of the vectors become leading axes of the leaves."""
         offsets = dict.fromkeys(packed, 0)
         leaves = []
@@ -66,6 +69,45 @@ class Packer(NamedTuple):
             leaf = jax.lax.slice_in_dim(vector, start, start + size, axis=-1).reshape(*vector.shape[:-1], *like.shape)
             leaves.append(jax.random.wrap_key_data(leaf, impl=like.key_impl) if like.key_impl else leaf)
         return self.treedef.unflatten(leaves)
+
+
+class PackedMethod:
+    """A method's functions, and the packers of what passes between them.
+
+    Args:
+      method: the method.
+      num_workers: W.
+      parts: for every leaf of the view, the part that it belongs to: all 0 where the view is read at
+        once, numbers counting up where it is read leaf by leaf.
+    """
+
+    def __init__(self, method: Method, num_workers: int, parts: tuple[int, ...]) -> None:
+        # Jitted, the functions are traced once and every later use takes the same jaxpr.
+        self.work, self.apply, self.view = jax.jit(method.work), jax.jit(method.apply), jax.jit(method.view)
+        self.num_workers, self.parts, self.num_parts = num_workers, parts, max(parts, default=0) + 1
+        shared, local = jax.eval_shape(compile_init.__wrapped__(method, num_workers), jax.random.key(0))
+        one_worker = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), local)
+        self.view_like = jax.eval_shape(self.view, shared)
+        message, _, self.work_metrics = jax.eval_shape(self.work, self.view_like, one_worker)
+        self.shared, self.local, self.message = Packer.of(shared), Packer.of(one_worker), Packer.of(message)
+        self.view_parts = [Packer.of(leaves) for leaves in self._split(self.view_like)]
+
+    def _split(self, view: PyTree) -> list[list[Any]]:
+        leaves = list(zip(jax.tree.leaves(view), self.parts, strict=True))
+        return [[leaf for leaf, p in leaves if p == part] for part in range(self.num_parts)]
+
+    def pack_view(self, view: PyTree) -> list[Packed]:
+        """A view as one packed tree for each part."""
+        return [packer.pack(leaves) for packer, leaves in zip(self.view_parts, self._split(view), strict=True)]
+
+    def unpack_view(self, packed: list[Packed]) -> PyTree:
+        """The inverse of `pack_view`; leading axes are kept."""
+        streams = [iter(packer.unpack(part)) for packer, part in zip(self.view_parts, packed, strict=True)]
+        return jax.tree.unflatten(jax.tree.structure(self.view_like), [next(streams[p]) for p in self.parts])
+
+    def gather(self, views: list[Packed], slots: jax.Array) -> PyTree:
+        """The views in these slots, Int[N, L], stacked on axis 0."""
+        return self.unpack_view([jax.tree.map(lambda x, p=p: x[slots[:, p]], part) for p, part in enumerate(views)])
 
 
 def _leaf(x: jax.Array | jax.ShapeDtypeStruct) -> Leaf:

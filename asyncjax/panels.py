@@ -44,7 +44,7 @@ def draw_staleness(axes: Axes, schedule: Schedule) -> None:
         np.arange(len(count)) * width + (width - 1) / 2, count / max(count.sum(), 1), 0.9 * width, color=COLOURS[0]
     )
     mean = staleness.mean() if staleness.size else 0.0
-    axes.axvline(mean, color=COLOURS[1], linestyle="--", label=f"mean {mean:.2f}, max {staleness.max(initial=0)}")
+    axes.axvline(mean, ymax=0.82, color=COLOURS[1], linestyle="--", label=f"mean {mean:.2f}, max {staleness.max(initial=0)}")
     axes.set_xlabel("staleness (updates)")
     axes.set_ylabel("share of messages")
     _whole_numbers(axes.xaxis)
@@ -103,7 +103,7 @@ def _staleness_colours(staleness: np.ndarray) -> Any:
     from matplotlib import colormaps
 
     span = max(float(np.ptp(staleness)), 1.0) if staleness.size else 1.0
-    return colormaps["cividis_r"](0.1 + 0.8 * (staleness - staleness.min(initial=0)) / span)
+    return colormaps["Blues"](0.2 + 0.8 * (staleness - staleness.min(initial=0)) / span)
 
 
 def _whole_numbers(axis: Axis) -> None:

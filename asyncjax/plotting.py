@@ -38,7 +38,7 @@ LABELS = {
     "seconds": "wall-clock time (s)",
     "return": "episode return",
     "length": "episode length (steps)",
-    "steps_per_second": "environment steps per second",
+    "steps_per_second": "env steps per second",
     "updates_per_second": "updates per second",
     "staleness": "mean staleness (updates)",
 }
@@ -90,6 +90,7 @@ def dashboard(run: RunLike) -> Figure:
     speed = "steps_per_second" if "steps_per_second" in run.metrics else "updates_per_second"
     draw_curves(grid[0, 0], run, metric, x)
     draw_curves(grid[0, 1], run, speed, "seconds")
+    grid[0, 1].set_ylim(bottom=0)
     draw_staleness(grid[1, 0], schedule)
     draw_timeline(grid[1, 1], schedule)
     return figure

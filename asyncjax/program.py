@@ -9,12 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from asyncjax.engine import compile_init
 from asyncjax.method import Method, Metrics, PyTree, Stale, State
-from asyncjax.packing import Packer, all_finite, merge_metrics
+from asyncjax.packing import Packed, PackedMethod, all_finite, merge_metrics
 from asyncjax.waves import Layout, Plan
-
-Packed = dict[str, jax.Array]
 
 
 class Carry(NamedTuple):
@@ -28,24 +25,10 @@ class Carry(NamedTuple):
 
 
 class Program:
-    """A method compiled for W workers and a view that is read in parts (one, unless reads are torn).
+    """A method compiled for W workers and a view that is read in parts (one, unless reads are torn)."""
 
-    Args:
-      method: the method.
-      num_workers: W.
-      parts: for every leaf of the view, the part that it belongs to.
-    """
-
-    def __init__(self, method: Method, num_workers: int, parts: tuple[int, ...]) -> None:
-        # Jitted, the functions are traced once and every use below takes the same jaxpr.
-        self.work, self.apply, self.view = jax.jit(method.work), jax.jit(method.apply), jax.jit(method.view)
-        self.num_workers, self.parts = num_workers, parts
-        shared, local = jax.eval_shape(compile_init.__wrapped__(method, num_workers), jax.random.key(0))
-        one_worker = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), local)
-        self.view_like = jax.eval_shape(self.view, shared)
-        message, _, self.work_metrics = jax.eval_shape(self.work, self.view_like, one_worker)
-        self.local, self.message = Packer.of(one_worker), Packer.of(message)
-        self.view_parts = [Packer.of(leaves) for leaves in self._split(self.view_like)]
+    def __init__(self, packed: PackedMethod) -> None:
+        self.packed = packed
         self._compiled: dict[Layout, Any] = {}
 
     def compiled(self, layout: Layout) -> Callable[[Carry, Plan], tuple[Carry, Metrics]]:
@@ -58,45 +41,28 @@ class Program:
 
     def load(self, layout: Layout, state: State, slot_of: dict[int, int]) -> Carry:
         """The packed state at the start of an update, in arrays of its own, since the loop donates them."""
-        known = {**state.views, state.update: self.view(state.shared)}
-        views = self._zeros(layout.num_views, jax.eval_shape(self.pack_view, self.view_like))
+        known = {**state.views, state.update: self.packed.view(state.shared)}
+        views = _zeros(layout.num_views, jax.eval_shape(self.packed.pack_view, self.packed.view_like))
         for version, slot in slot_of.items():
             if version not in known:
                 raise ValueError(
                     f"state.views holds the versions {sorted(state.views)}, but the schedule still reads version"
                     f" {version} after update {state.update}: continue with the schedule that the state comes from."
                 )
-            views = jax.tree.map(lambda x, v, slot=slot: x.at[slot].set(v), views, self.pack_view(known[version]))
-        messages = self._zeros(layout.num_messages, jax.eval_shape(self.message.pack, self.message.like()))
-        shared, local = jax.tree.map(jnp.copy, (state.shared, self.local.pack(state.local, 1)))
+            views = jax.tree.map(lambda x, v, slot=slot: x.at[slot].set(v), views, self.packed.pack_view(known[version]))
+        messages = _zeros(layout.num_messages, jax.eval_shape(self.packed.message.pack, self.packed.message.like()))
+        shared, local = jax.tree.map(jnp.copy, (state.shared, self.packed.local.pack(state.local, 1)))
         return Carry(shared, local, views, messages, jnp.int32(-1))
 
     def unload(self, carry: Carry, update: int, slot_of: dict[int, int]) -> State:
         """The state after an update, in arrays of its own."""
         rows = {version: jnp.full(1, slot) for version, slot in slot_of.items() if version != update}
         views = {
-            version: jax.tree.map(lambda x: x[0], self.gather(carry.views, jnp.stack([row] * len(carry.views), -1)))
+            version: jax.tree.map(lambda x: x[0], self.packed.gather(carry.views, jnp.stack([row] * len(carry.views), -1)))
             for version, row in rows.items()
         }
-        shared, local = jax.tree.map(jnp.copy, (carry.shared, self.local.unpack(carry.local)))
+        shared, local = jax.tree.map(jnp.copy, (carry.shared, self.packed.local.unpack(carry.local)))
         return State(update, shared, local, views)
-
-    def _zeros(self, rows: int, like: PyTree) -> PyTree:
-        return jax.tree.map(lambda x: jnp.zeros((rows, *x.shape), x.dtype), like)
-
-    def _split(self, view: PyTree) -> list[list[Any]]:
-        leaves = list(zip(jax.tree.leaves(view), self.parts, strict=True))
-        return [[leaf for leaf, p in leaves if p == part] for part in range(max(self.parts) + 1)]
-
-    def pack_view(self, view: PyTree) -> list[Packed]:
-        """A view as one packed tree for each part."""
-        return [packer.pack(leaves) for packer, leaves in zip(self.view_parts, self._split(view), strict=True)]
-
-    def gather(self, views: list[Packed], slots: jax.Array) -> PyTree:
-        """The views in these slots, Int[N, L], stacked on axis 0."""
-        rows = [jax.tree.map(lambda x, p=p: x[slots[:, p]], packed) for p, packed in enumerate(views)]
-        streams = [iter(packer.unpack(row)) for packer, row in zip(self.view_parts, rows, strict=True)]
-        return jax.tree.unflatten(jax.tree.structure(self.view_like), [next(streams[p]) for p in self.parts])
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
@@ -125,11 +91,11 @@ class Program:
     def _work(self, layout: Layout, carry: Carry, plan: Plan, k: Any) -> tuple[Carry, Packed, Metrics]:
         """Computes batch k; returns also where all messages lie, and what the work reported."""
         lanes = jnp.minimum(plan.worker[k], layout.num_workers - 1)
-        local = self.local.unpack(jax.tree.map(lambda x: x[lanes], carry.local))
-        view = self.gather(carry.views, plan.view_slot[k])
-        message, local, reported = jax.vmap(self.work)(view, local)
-        carry = carry._replace(local=_write(carry.local, plan.worker[k], self.local.pack(local, 1)))
-        messages = self.message.pack(message, 1)
+        local = self.packed.local.unpack(jax.tree.map(lambda x: x[lanes], carry.local))
+        view = self.packed.gather(carry.views, plan.view_slot[k])
+        message, local, reported = jax.vmap(self.packed.work)(view, local)
+        carry = carry._replace(local=_write(carry.local, plan.worker[k], self.packed.local.pack(local, 1)))
+        messages = self.packed.message.pack(message, 1)
         if layout.num_messages:
             messages = _write(carry.messages, plan.message_slot[k], messages)
             carry = carry._replace(messages=messages)
@@ -140,11 +106,11 @@ class Program:
     ) -> tuple[Carry, Metrics]:
         """Applies update u of the chunk."""
         carry, of_apply = loop
-        group = self.message.unpack(jax.tree.map(lambda x: x[plan.message_of[u]], messages))
-        stale = Stale(self.gather(carry.views, plan.stale_slot[u]), plan.staleness[u])
-        shared, reported = self.apply(carry.shared, group, stale)
-        view = self.view(shared)
-        views = _write(carry.views, plan.write_slot[u], self.pack_view(view))
+        group = self.packed.message.unpack(jax.tree.map(lambda x: x[plan.message_of[u]], messages))
+        stale = Stale(self.packed.gather(carry.views, plan.stale_slot[u]), plan.staleness[u])
+        shared, reported = self.packed.apply(carry.shared, group, stale)
+        view = self.packed.view(shared)
+        views = _write(carry.views, plan.write_slot[u], self.packed.pack_view(view))
         first_bad = carry.first_bad
         if checked:
             first_bad = jnp.where((first_bad < 0) & ~all_finite(view), u, first_bad)
@@ -152,16 +118,20 @@ class Program:
 
     def _empty_metrics(self, shared: PyTree, num_updates: int, group_size: int) -> tuple[Metrics, Metrics]:
         """Zeros for what `work` reports over U G messages, and for what `apply` reports over U updates."""
-        view = jax.tree.map(lambda x: jax.ShapeDtypeStruct((group_size, *x.shape), x.dtype), self.view_like)
+        view = jax.tree.map(lambda x: jax.ShapeDtypeStruct((group_size, *x.shape), x.dtype), self.packed.view_like)
         stale = Stale(view, jax.ShapeDtypeStruct((group_size,), jnp.int32))
-        _, of_apply = jax.eval_shape(self.apply, shared, self.message.like(group_size), stale)
-        return self._zeros(num_updates * group_size, self.work_metrics), self._zeros(num_updates, of_apply)
+        _, of_apply = jax.eval_shape(self.packed.apply, shared, self.packed.message.like(group_size), stale)
+        return _zeros(num_updates * group_size, self.packed.work_metrics), _zeros(num_updates, of_apply)
 
 
 @lru_cache(maxsize=128)
 def cached_program(method: Method, num_workers: int, parts: tuple[int, ...]) -> Program:
     """One program per method, so that a second run compiles nothing."""
-    return Program(method, num_workers, parts)
+    return Program(PackedMethod(method, num_workers, parts))
+
+
+def _zeros(rows: int, like: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: jnp.zeros((rows, *x.shape), x.dtype), like)
 
 
 def _write(rows: Any, index: Any, values: Any) -> Any:

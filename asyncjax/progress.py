@@ -22,8 +22,9 @@ class Progress:
         from rich.console import Console
 
         self.console = Console()
-        self.total, self.first, self.between = total, done, seconds_between_lines
-        self.started = self.printed = time.perf_counter()
+        self.total, self.between = total, seconds_between_lines
+        self.begun: tuple[float, int] | None = None
+        self.printed = time.perf_counter()
         self.bar = progress.Progress(
             progress.TextColumn("{task.description}"),
             progress.BarColumn(bar_width=None),
@@ -49,11 +50,16 @@ class Progress:
         done = row.get("env_steps", row["update"])
         self.bar.update(self.task, completed=done, description="training", text=describe(row))
         now = time.perf_counter()
+        if self.begun is None:
+            self.begun = (now, done)  # compiling is over: the speed from here on tells when the run will end
         last = done >= self.total
         if not self.console.is_terminal and (last or now - self.printed >= self.between):
             self.printed = now
-            left = (self.total - done) * (now - self.started) / max(done - self.first, 1)
-            print(f"{100 * done / self.total:3.0f} %  {done:>10,} steps  {describe(row)}  eta {left:.0f} s", flush=True)
+            print(f"{100 * done / self.total:3.0f} %  {done:,} steps  {describe(row)}{self._eta(now, done)}", flush=True)
+
+    def _eta(self, now: float, done: int) -> str:
+        began, first = self.begun or (now, done)
+        return f"  eta {(self.total - done) * (now - began) / (done - first):.0f} s" if done > first else ""
 
 
 def describe(row: Row) -> str:

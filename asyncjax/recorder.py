@@ -24,7 +24,7 @@ class Recorder:
     """An engine's callback that writes a run directory. Use it as a context manager around the engine's call.
 
     Leaving it writes what is left: a checkpoint, the schedule and the timeline, whether the run ended,
-    failed or was interrupted. (Non-finite parameters are not saved: the last good checkpoint stays.)
+    failed or was interrupted; after non-finite numbers the checkpoint is the last good state.
 
     Args:
       path: the run directory: new or empty, or that of a run to continue.
@@ -32,7 +32,6 @@ class Recorder:
       resume: the state to continue from; what was recorded after it is dropped.
       steps_per_update: environment steps per update; None where there is no environment.
       checkpoint_every: seconds between checkpoints.
-      restarting_clock: whether the schedule's times start at 0 again when a run is continued.
       may_differ: names in `config` that a continued run may change.
       on_row: called with every row of metrics, for a progress display.
 
@@ -52,8 +51,7 @@ class Recorder:
         resume: State | None = None,
         steps_per_update: int | None = None,
         checkpoint_every: float = 60.0,
-        restarting_clock: bool = False,
-        may_differ: Iterable[str] = ("total_steps",),
+        may_differ: Iterable[str] = ("total_steps", "restarts"),
         on_row: Callable[[Row], None] | None = None,
     ) -> None:
         self.path = Path(path)
@@ -68,10 +66,9 @@ class Recorder:
             create(self.path)
         replace_file(self.path / "config.json", json.dumps(dict(config), indent=2))
         replace_file(self.path / "versions.json", json.dumps(versions(), indent=2))
-        update = resume.update if resume else 0
+        self.update = update = resume.update if resume else 0
         rows = [row for row in read_rows(self.path) if row["update"] <= update]
         self.parts = _recorded_schedule(self.path, update) if continued else []
-        self.offset = _last_time(self.parts) if restarting_clock else 0.0
         replace_file(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         self.file = open(self.path / "metrics.jsonl", "a")  # noqa: SIM115 (open as long as the run)
         self.checkpoints = Checkpoints(self.path / "checkpoints")
@@ -83,36 +80,33 @@ class Recorder:
 
     def __call__(self, chunk: Chunk) -> None:
         """Records a chunk; saves a checkpoint when one is due."""
-        if time.perf_counter() - self.last_saved >= self.checkpoint_every:
-            self.save()  # of the state before this chunk: by now the engine has found its numbers finite
-        self.parts.append(_shift(chunk.schedule, self.offset))
+        self.update += chunk.schedule.num_updates
+        self.parts.append(chunk.schedule)
         row = self._row(chunk)
         self.file.write(json.dumps(row, allow_nan=False) + "\n")
         self.file.flush()
-        self.state = chunk.state
+        if chunk.state is not None:
+            self.state = chunk.state
+        if time.perf_counter() - self.last_saved >= self.checkpoint_every:
+            self.save()
         if self.on_row is not None:
             self.on_row(row)
 
-    @property
-    def update(self) -> int:
-        """The updates recorded so far."""
-        return self.state.update if self.state else 0
-
-    def save(self, checkpoint: bool = True) -> None:
+    def save(self) -> None:
         """Writes the schedule so far, then a checkpoint: a schedule may reach further than its checkpoint."""
         if self.parts:
             self.parts = [_join(self.parts)]
             schedules.save(self.parts[0], self.path / "schedule.npz")
-        if checkpoint and self.state is not None:
+        if self.state is not None:
             self.checkpoints.save(self.state)
         self.last_saved = time.perf_counter()
 
     def __enter__(self) -> Recorder:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+    def __exit__(self, *_: Any) -> None:
         try:
-            self.save(checkpoint=not isinstance(error, FloatingPointError))
+            self.save()
             if self.parts:
                 replace_file(self.path / "timeline.json", json.dumps(timeline.chrome_trace(self.parts[0])))
         finally:
@@ -124,20 +118,20 @@ class Recorder:
         num_updates = chunk.schedule.num_updates
         seconds = self.seconds + time.perf_counter() - self.started
         compiled = self.compiling.seconds
-        row: Row = {"update": int(chunk.state.update)}
+        row: Row = {"update": self.update}
         if self.steps_per_update is not None:
             row["env_steps"] = row["update"] * self.steps_per_update
-        row |= {"seconds": round(seconds, 4), "compile_seconds": round(self.compile_seconds + compiled, 4)}
+        row |= {"seconds": seconds, "compile_seconds": self.compile_seconds + compiled}
         busy = max(seconds - self.last_seconds - (compiled - self.last_compile), 1e-9)
         self.last_seconds, self.last_compile = seconds, compiled
         row["updates_per_second"] = num_updates / busy
         if self.steps_per_update is not None:
             row["steps_per_second"] = num_updates * self.steps_per_update / busy
-        return {name: _finite(value) for name, value in (row | summarize(chunk)).items()}
+        return {name: _tidy(value) for name, value in (row | summarize(chunk, self.update - num_updates)).items()}
 
 
-def summarize(chunk: Chunk) -> Row:
-    """A chunk's metrics in one row: episode means, staleness, and the mean of everything else."""
+def summarize(chunk: Chunk, first: int) -> Row:
+    """The metrics of a chunk that begins at update `first`: episode means, staleness, the mean of everything else."""
     row: Row = {}
     sums = {name: np.asarray(value) for name, value in chunk.metrics.items()}
     if "episodes" in sums:
@@ -146,7 +140,9 @@ def summarize(chunk: Chunk) -> Row:
         for name in ("return", "length"):
             total = float(np.sum(sums.pop(f"{name}_sum", np.float64(np.nan))))
             row[name] = total / episodes if episodes else None
-    staleness, worker = chunk_staleness(chunk).ravel(), np.asarray(chunk.schedule.worker).ravel()
+    # Versions are absolute, while `staleness()` counts the chunk's updates from 0.
+    staleness = np.asarray(chunk.schedule.staleness()).ravel() + first
+    worker = np.asarray(chunk.schedule.worker).ravel()
     count = np.bincount(worker)
     total = np.bincount(worker, weights=staleness)
     row["staleness"], row["staleness_max"] = float(staleness.mean()), float(staleness.max())
@@ -154,14 +150,13 @@ def summarize(chunk: Chunk) -> Row:
     return row | {name: float(value.mean()) for name, value in sums.items()}
 
 
-def chunk_staleness(chunk: Chunk) -> np.ndarray:
-    """Int[T, G] of the chunk's updates: its schedule has absolute versions, so `staleness()` needs its place."""
-    return np.asarray(chunk.schedule.staleness()) + (chunk.state.update - chunk.schedule.num_updates)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _tidy(value: Any) -> Any:
+    """Seven digits, as float32 has; JSON has no NaN."""
+    if isinstance(value, list):
+        return [_tidy(entry) for entry in value]
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
 def _recorded_schedule(path: Path, update: int) -> list[Schedule]:
@@ -175,13 +170,3 @@ def _join(parts: list[Schedule]) -> Schedule:
     return schedules.concatenate(
         [part._replace(read=jax.tree.unflatten(tree, jax.tree.leaves(part.read))) for part in parts]
     )
-
-
-def _last_time(parts: list[Schedule]) -> float:
-    time = parts[-1].time if parts else None
-    return 0.0 if time is None else float(time[-1])
-
-
-def _shift(schedule: Schedule, seconds: float) -> Schedule:
-    times = {name: getattr(schedule, name) for name in ("time", "begin", "end")}
-    return schedule._replace(**{k: v if v is None else np.asarray(v) + seconds for k, v in times.items()})

@@ -51,6 +51,10 @@ def coin(key: jax.Array) -> jax.Array:
     return jnp.where(jax.random.bernoulli(key), 1.0, -1.0).astype(jnp.float32)[None]
 
 
+def sign(action: jax.Array) -> jax.Array:
+    return jnp.where(action == 1, 1.0, -1.0).astype(jnp.float32)
+
+
 def constant_value() -> Environment:
     """One step, reward 1: V(0) = 1."""
     return episodic("ConstantValue", zero, lambda x, time, action: (x, 1.0, True, False))
@@ -75,19 +79,19 @@ def truncated_value(length: int = 3) -> Environment:
 
 def best_action() -> Environment:
     """One step, reward 1 for action 1 and -1 for action 0."""
-    return episodic("BestAction", zero, lambda x, time, action: (x, 2 * action - 1, True, False))
+    return episodic("BestAction", zero, lambda x, time, action: (x, sign(action), True, False))
 
 
 def observed_action() -> Environment:
     """One step, reward 1 for action 1 at x = 1 and for action 0 at x = -1, else -1."""
-    return episodic("ObservedAction", coin, lambda x, time, action: (x, (2 * action - 1) * x[0], True, False))
+    return episodic("ObservedAction", coin, lambda x, time, action: (x, sign(action) * x[0], True, False))
 
 
 def corridor(length: int, max_steps: int | None = None) -> Environment:
     """Steps right (action 1) or left from position 0; reward -1 a step, the end is position `length`; x = position."""
 
     def move(x, time, action):
-        x = jnp.maximum(x + (2.0 * action - 1.0), 0.0).astype(jnp.float32)
+        x = jnp.maximum(x + sign(action), 0.0)
         return x, -1.0, x[0] >= length, jnp.bool_(False) if max_steps is None else time + 1 >= max_steps
 
     return episodic("Corridor", zero, move, max_steps=max_steps)

@@ -1,0 +1,213 @@
+"""The arguments of the scripts: a configuration from the command line or a run directory, and what it stands for."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from asyncjax import commandline, runs, schedules, service
+from asyncjax.discipline import Discipline
+from asyncjax.method import Method
+from asyncjax.schedules import Schedule
+
+SERVICES: dict[str, Callable[[float], service.Service]] = {
+    "constant": service.constant,
+    "exponential": service.exponential,
+    "gamma": lambda mean: service.gamma(16.0, mean),
+    "lognormal": lambda mean: service.lognormal(0.5, mean),
+    "pareto": lambda mean: service.pareto(2.0, mean),
+    "straggler": lambda mean: service.straggler(0.05, 10.0, mean),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What to train, where and how long."""
+
+    env: str = "CartPole-v1"
+    """Environment: any gymnax id."""
+    engine: Literal["threads", "emulate", "replay"] = "threads"
+    """Where the schedule comes from.
+
+    threads: from workers on host threads, as fast as the machine allows.
+    emulate: from service times or a file; one compiled program, deterministic.
+    replay: the same, update by update, bit for bit what threads compute."""
+    num_workers: int = 8
+    """Asynchronous workers."""
+    total_steps: int = 500_000
+    """Environment steps of all workers together, rounded up to whole updates."""
+    seed: int = 0
+    """Seed of everything that is random."""
+    eval_episodes: int = 100
+    """Fresh episodes on which the final policy is evaluated greedily; 0 for none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Asynchrony:
+    """Who waits for whom, and how long work takes."""
+
+    group_size: int = 1
+    """Messages per update. With --wait next-version and as many as workers, training is synchronous."""
+    wait: Literal["never", "next_version"] = "never"
+    """Whether a worker begins its next job at once, or waits until a newer version exists."""
+    bound: int | None = None
+    """No worker gets more than so many messages ahead of the slowest one (stale-synchronous parallel)."""
+    publication: Literal["atomic", "leaf"] = "atomic"
+    """threads: publish new parameters as a whole, or leaf by leaf, so that reads may be torn."""
+    service: Literal["constant", "exponential", "gamma", "lognormal", "pareto", "straggler"] | None = None
+    """Service-time model.
+
+    gamma has shape 16, lognormal sigma 0.5, pareto shape 2; of a straggler's jobs one in 20 takes ten times as long.
+    emulate, replay: None is constant, which has the workers take turns.
+    threads: workers sleep so long in addition to their work; None is no sleep."""
+    service_mean: float = 0.01
+    """Mean service time in seconds."""
+    schedule: Path | None = None
+    """emulate, replay: run this recorded schedule.npz instead, --total-steps at most."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What is written, and when."""
+
+    run_dir: Path | None = None
+    """Run directory; by default runs/<env>-<method>-<engine>-<seed>-<time>."""
+    checkpoint_every: float = 60.0
+    """Seconds between checkpoints."""
+    log_every: int | None = None
+    """Updates per line of metrics.jsonl; by default a hundredth of the run, 1024 at most."""
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache directory, so that the next start is quicker."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Resume:
+    """Continues a run from its last checkpoint, with the configuration recorded there."""
+
+    resume: Path
+    """The run directory."""
+    total_steps: int | None = None
+    """Environment steps of the whole run, to make it longer than first planned."""
+
+
+Config = dict[str, Any]  # every option by name, and "method": what config.json holds
+
+
+def parse(argv: list[str], description: str | None) -> tuple[Config, Path, bool]:
+    """The configuration, the run directory, and whether it is continued."""
+    import tyro
+
+    if any(word.split("=")[0] == "--resume" for word in argv):
+        resume = tyro.cli(Resume, args=argv, prog="train.py")
+        config = runs.load(resume.resume).config
+        if resume.total_steps is not None and resume.total_steps < config["total_steps"]:
+            raise ValueError(
+                f"total_steps={resume.total_steps}: the run was planned for {config['total_steps']} steps. A run can be made"
+                " longer, not shorter."
+            )
+        if resume.total_steps is not None and resume.total_steps > config["total_steps"]:
+            config["restarts"] = [*config["restarts"], config["total_steps"]]
+            config["total_steps"] = resume.total_steps
+        return config, resume.resume, True
+    commands = {name: command(name, factory) for name, factory in commandline.factories().items()}
+    arguments = tyro.extras.subcommand_cli_from_dict(
+        commands, args=argv, prog="train.py", description=description, config=(tyro.conf.OmitArgPrefixes,)
+    )
+    config: Config = {"method": type(arguments).__name__, "restarts": []}
+    for part in (arguments.method, arguments.training, arguments.asynchrony, arguments.output):
+        config |= {name: str(value) if isinstance(value, Path) else value for name, value in vars(part).items()}
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    path = Path("runs") / f"{config['env']}-{config['method']}-{config['engine']}-{config['seed']}-{stamp}"
+    return config, Path(config.pop("run_dir") or path), False
+
+
+def command(name: str, factory: Callable[..., Method]) -> type:
+    """The dataclass of one subcommand: the method's own options and those of every run."""
+    parts = {"method": commandline.options(factory), "training": Training, "asynchrony": Asynchrony, "output": Output}
+    fields = [(key, kind, dataclasses.field(default_factory=kind)) for key, kind in parts.items()]
+    made = dataclasses.make_dataclass(name, fields)
+    made.__doc__ = (factory.__doc__ or "").split("\n")[0]
+    return made
+
+
+class Plan(NamedTuple):
+    """How long a run is, and its schedule where that is not the engine's to make.
+
+    Attributes:
+      num_updates: T.
+      steps: environment steps per update.
+      schedule: what `emulate` and `replay` run; None for threads.
+    """
+
+    num_updates: int
+    steps: int
+    schedule: Schedule | None
+
+
+def make_plan(config: Config, key: jax.Array) -> Plan:
+    """The plan of a run; raises ValueError where the options do not go together."""
+    threads, recorded = config["engine"] == "threads", config["schedule"]
+    if threads and recorded is not None:
+        raise ValueError(f"schedule={recorded}: threads make their own schedule; use --engine emulate or replay.")
+    if not threads and config["publication"] != "atomic":
+        raise ValueError(
+            f"publication={config['publication']!r} happens on real threads: use --engine threads, or record such a run"
+            " and pass its --schedule."
+        )
+    if recorded is not None:
+        schedule = schedules.check(schedules.load(recorded), config["num_workers"])
+        steps = steps_per_update(config, schedule.group_size)
+        updates = min(schedule.num_updates, num_updates(config["total_steps"], steps))
+        return Plan(updates, steps, schedules.cut(schedule, 0, updates))
+    discipline = Discipline(config["group_size"], config["wait"], config["bound"]).check(config["num_workers"])
+    steps = steps_per_update(config, discipline.group_size)
+    updates = num_updates(config["total_steps"], steps)
+    if threads:
+        return Plan(updates, steps, None)
+    return Plan(updates, steps, virtual_schedule(config, discipline, steps, key))
+
+
+def virtual_schedule(config: Config, discipline: Discipline, steps: int, key: jax.Array) -> Schedule:
+    """The schedule that the discipline makes of the service times.
+
+    Where a planned run was made longer, all workers begin anew: which versions they would have read by
+    then was not part of the plan.
+    """
+    model = make_service(config) or service.constant(config["service_mean"])
+    group_size, wait, bound = discipline
+    parts, start, now = [], 0, 0.0
+    for i, total_steps in enumerate([*config["restarts"], config["total_steps"]]):
+        length = num_updates(total_steps, steps) - start
+        stream = jax.random.fold_in(key, i)
+        part = schedules.from_service_times(model, length, config["num_workers"], stream, group_size, bound, wait)
+        times = {name: getattr(part, name) + now for name in ("time", "begin", "end")}
+        parts.append(part._replace(read=part.read + np.int32(start), **times))
+        if length:
+            start, now = start + length, float(parts[-1].time[-1])
+    return schedules.concatenate(parts)
+
+
+def make_service(config: Config) -> service.Service | None:
+    """The service-time model, None where there is none."""
+    return None if config["service"] is None else SERVICES[config["service"]](config["service_mean"])
+
+
+def num_updates(total_steps: int, steps: int) -> int:
+    """Updates of so many steps until the total is reached."""
+    if total_steps < 1:
+        raise ValueError(f"total_steps={total_steps}: train for at least 1 step.")
+    return -(-total_steps // steps)
+
+
+def steps_per_update(config: Config, group_size: int) -> int:
+    """Environment steps that the messages of one update took."""
+    for name in ("num_envs", "unroll_length"):
+        if config[name] < 1:
+            raise ValueError(f"{name}={config[name]}: use at least 1.")
+    return config["num_envs"] * config["unroll_length"] * group_size

@@ -1,0 +1,121 @@
+"""The host loop over the executables that the threads call: it repeats a threaded run bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from asyncjax.engine import check_positive, chunks, concatenate_metrics, initial_state, not_finite
+from asyncjax.host import HostProgram, Job, Log, View, cached_host_program
+from asyncjax.method import Chunk, Method, Result, State
+from asyncjax.packing import Packed
+from asyncjax.schedules import Schedule, check
+from asyncjax.waves import last_use, read_parts, stack_reads
+
+
+def replay(
+    method: Method,
+    schedule: Schedule,
+    key: jax.Array,
+    *,
+    state: State | None = None,
+    callback: Callable[[Chunk], None] | None = None,
+    chunk_size: int = 1024,
+    num_workers: int | None = None,
+    check_finite: bool = True,
+) -> Result:
+    """Runs a method under a schedule, one call of `work` and `apply` after the other.
+
+    `replay(method, schedule, key)` of the schedule that `run_threads(method, key, ...)` returned gives its
+    parameters, optimizer state and metrics bit for bit. It runs any other well-formed schedule too.
+
+    Args:
+      method: four pure functions.
+      schedule: any well-formed schedule.
+      key: the source of all chance.
+      state: where to continue, from an earlier run's callback; the schedule is still the whole one.
+      callback: called with a `Chunk` after every `chunk_size` updates.
+      chunk_size: updates between two callbacks; it does not change the result.
+      num_workers: W, by default one more than the largest worker of the schedule. A worker that
+        never finished a job is missing there, and may matter to `method.init`.
+      check_finite: stop when the view has a number that is not finite.
+
+    Returns:
+      Result(shared, local, metrics).
+
+    Raises:
+      ValueError: for a schedule that reads the future or names missing workers.
+      FloatingPointError: after the first update that made the view non-finite, naming the worker.
+
+    Example:
+      >>> import jax, optax, asyncjax as aj
+      >>> method = aj.sgd(lambda w: 0.5 * w**2, 1.0, optimizer=optax.sgd(0.1))
+      >>> result, schedule = aj.run_threads(method, jax.random.key(0), num_workers=4, num_updates=100)
+      >>> again = aj.replay(method, schedule, jax.random.key(0))
+      >>> bool(result.shared.params == again.shared.params)
+      True
+    """
+    check_positive(chunk_size=chunk_size, num_workers=num_workers)
+    num_workers = num_workers or schedule.num_workers
+    schedule = check(schedule, num_workers)
+    state = initial_state(method, key, num_workers) if state is None else state
+    parts = read_parts(schedule.read, jax.eval_shape(method.view, state.shared))
+    run = _Replay(cached_host_program(method, num_workers, schedule.group_size, parts), schedule, state)
+    collected = []
+    for start, stop in chunks(state.update, schedule.num_updates, chunk_size):
+        bad = next((t for t in range(start, stop) if not run.update(t) and check_finite), None)
+        metrics, happened = run.log.take()
+        collected.append(metrics)
+        if callback is not None:
+            callback(Chunk(run.state() if bad is None else None, metrics, happened))
+        if bad is not None:
+            raise not_finite(bad, schedule.worker[bad])
+    return Result(*run.state()[1:3], concatenate_metrics(collected))
+
+
+class _Replay:
+    """The state of a replay between two updates."""
+
+    def __init__(self, program: HostProgram, schedule: Schedule, state: State) -> None:
+        self.program, self.schedule, self.done, self.time = program, schedule, state.update, state.time
+        self.read, self.staleness = stack_reads(schedule.read).tolist(), np.asarray(schedule.staleness(), np.int32)
+        self.last_use = last_use(stack_reads(schedule.read))
+        self.shared: Packed
+        self.local: list[Packed]
+        self.shared, view, self.local = program.load(state.shared, state.local)
+        self.views: dict[int, View] = {v: program.packed.pack_view(old) for v, old in state.views.items()}
+        self.views[state.update] = view
+        device = jax.devices()[0]
+        self.work, self.apply = program.work_on(device), program.apply_on(device)
+        self.log = Log(program)
+
+    def update(self, t: int) -> bool:
+        """Does update t; returns whether the view is still finite."""
+        group = [self._job(t, g) for g in range(self.schedule.group_size)]
+        applied = self.apply(self.shared, tuple(j.worked.message for j in group), tuple(j.view for j in group), self.staleness[t])
+        self.shared, self.views[t + 1] = applied.shared, applied.view
+        for version in {version for job in group for version in job.read} | {t}:
+            if self.last_use[version] <= t and version <= t:
+                self.views.pop(version, None)
+        self.time = 0.0 if self.schedule.time is None else float(self.schedule.time[t])
+        self.log.append(group, applied.metrics, self.time)
+        self.done = t + 1
+        return bool(applied.finite)
+
+    def _job(self, t: int, g: int) -> Job:
+        worker, read = int(self.schedule.worker[t, g]), self.read[t][g]
+        if missing := [v for v in read if v not in self.views]:
+            raise ValueError(
+                f"Update {t} reads version {missing[0]}, which the state from update {self.done} does not hold:"
+                " continue with the schedule that the state comes from."
+            )
+        view = [self.views[version][part] for part, version in enumerate(read)]
+        worked = self.work(view, self.local[worker])
+        self.local[worker] = worked.local
+        return Job(worker, read, view, worked)
+
+    def state(self) -> State:
+        older = {version: view for version, view in self.views.items() if version != self.done}
+        return self.program.unload(self.done, self.shared, self.local, older, self.time)

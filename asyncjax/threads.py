@@ -1,0 +1,325 @@
+"""Host threads on one shared, versioned buffer of parameters."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, get_args
+
+import jax
+import numpy as np
+
+from asyncjax.discipline import Coordinator, Discipline, Wait
+from asyncjax.engine import check_positive, concatenate_metrics, initial_state, not_finite
+from asyncjax.host import HostProgram, Job, Log, View, cached_host_program
+from asyncjax.method import Chunk, Method, Result, State
+from asyncjax.packing import Packed
+from asyncjax.schedules import Schedule, concatenate
+from asyncjax.service import Service, streams
+
+Publication = Literal["atomic", "leaf"]
+
+
+def run_threads(
+    method: Method,
+    key: jax.Array,
+    *,
+    num_workers: int,
+    num_updates: int,
+    group_size: int = 1,
+    wait: Wait = "never",
+    bound: int | None = None,
+    publication: Publication = "atomic",
+    service: Service | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    timeout: float = 300.0,
+    state: State | None = None,
+    callback: Callable[[Chunk], None] | None = None,
+    chunk_size: int = 1024,
+    check_finite: bool = True,
+) -> tuple[Result, Schedule]:
+    """Runs a method on real threads and records the schedule that happened.
+
+    Every worker is a thread that reads the buffer (a pointer swap, so consistent and without waiting),
+    calls `work` on what it read, and commits: one lock makes the commits serial and numbers them. Given
+    the recorded schedule, `replay` repeats the run bit for bit.
+
+    Args:
+      method: four pure functions.
+      key: the source of all chance but the schedule.
+      num_workers: W threads.
+      num_updates: T, the version at which the run ends.
+      group_size: G, messages per update.
+      wait: "never", or "next_version" (with group_size=num_workers: the barrier); see `Discipline`.
+      bound: no worker gets more than this many messages ahead of the slowest one (SSP).
+      publication: "atomic", or "leaf": leaf by leaf, so that readers may see torn views, which
+        are recorded as such.
+      service: artificial service times: a job then takes at least that many seconds.
+      devices: where the workers run, round robin; the buffer lives on the first. All local ones by default.
+      timeout: seconds that one job may take before the run is given up.
+      state: where to continue, from an earlier run's callback.
+      callback: called in this thread with a `Chunk` after about every `chunk_size` updates, and with
+        what is left when the run ends, fails or is interrupted.
+      chunk_size: updates between two callbacks.
+      check_finite: stop when the view has a number that is not finite.
+
+    Returns:
+      (Result, Schedule): as from the other engines, and the schedule that happened with the measured
+      seconds of reads, messages and commits. With `state`, both cover the updates since then.
+
+    Raises:
+      ValueError: for arguments that no run could follow.
+      FloatingPointError: after the first update that made the view non-finite, naming the worker.
+      TimeoutError: naming the worker that did not finish a job in time.
+      Whatever a worker raises, with a note that names the worker.
+
+    Example:
+      >>> import jax, optax, asyncjax as aj
+      >>> method = aj.sgd(lambda w: 0.5 * w**2, 1.0, optimizer=optax.sgd(0.1))
+      >>> result, schedule = aj.run_threads(method, jax.random.key(0), num_workers=4, num_updates=100)
+      >>> schedule.num_updates, aj.schedules.is_realizable(schedule)
+      (100, True)
+    """
+    check_positive(chunk_size=chunk_size, num_updates=num_updates, timeout=timeout, num_workers=num_workers)
+    if publication not in get_args(Publication):
+        raise ValueError(f"publication={publication!r}: choose one of {', '.join(map(repr, get_args(Publication)))}.")
+    discipline = Discipline(group_size, wait, bound).check(num_workers)
+    state = initial_state(method, key, num_workers) if state is None else state
+    if state.update > num_updates:
+        raise ValueError(f"num_updates={num_updates}: the state is already at update {state.update}; ask for more.")
+    num_leaves = len(jax.tree.leaves(jax.eval_shape(method.view, state.shared)))
+    parts = tuple(range(num_leaves)) if publication == "leaf" else (0,) * num_leaves
+    team = _Team(
+        cached_host_program(method, num_workers, group_size, parts),
+        Coordinator(discipline, num_workers, state.update),
+        state,
+        devices or jax.local_devices(),
+        None if service is None else streams(service, jax.random.fold_in(key, num_workers), num_workers),
+        num_updates,
+        check_finite,
+    )
+    return team.run(callback, chunk_size, timeout)
+
+
+class _Team:
+    """The workers and what they share.
+
+    `commit_lock` guards the buffer's writer side, the coordinator's counts, the current group and the log.
+    Readers take no lock: they pick up pointers to immutable arrays.
+    """
+
+    def __init__(
+        self,
+        program: HostProgram,
+        coordinator: Coordinator,
+        state: State,
+        devices: Sequence[jax.Device],
+        service: list[Iterator[float]] | None,
+        num_updates: int,
+        check_finite: bool,
+    ) -> None:
+        self.program, self.coordinator, self.service = program, coordinator, service
+        self.num_updates, self.check_finite = num_updates, check_finite
+        num_workers = program.packed.num_workers
+        self.home = devices[0]
+        self.device_of = [devices[w % len(devices)] for w in range(num_workers)]
+        self.single_device = len(set(self.device_of)) == 1
+        self.apply = program.apply_on(self.home)
+        self.work_of = [program.work_on(device) for device in self.device_of]
+
+        shared, view, local = program.load(state.shared, state.local)
+        self.shared: Packed = jax.device_put(shared, self.home)
+        # The buffer: for each part of the view a pointer to (version, array), swapped whole.
+        self.published = [(state.update, part) for part in jax.device_put(view, self.home)]
+        self.local: list[Packed] = [jax.device_put(x, d) for x, d in zip(local, self.device_of, strict=True)]
+        self.group: list[Job] = []
+        self.log = Log(program)
+        self.finite = True
+
+        self.commit_lock = threading.Lock()
+        self.turn = threading.Condition()  # told when a waiting worker may have its turn
+        self.wake = threading.Event()  # tells the caller's thread that there is something to do
+        self.stopping = threading.Event()
+        self.failure: tuple[int, BaseException] | None = None
+        self.in_work_since: list[float | None] = [None] * num_workers
+        self.origin = time.perf_counter() - state.time
+        self.next_wake = num_updates
+
+    # -- the caller's thread -------------------------------------------------------------------------------------------
+
+    def run(
+        self, callback: Callable[[Chunk], None] | None, chunk_size: int, timeout: float
+    ) -> tuple[Result, Schedule]:
+        collected: list[tuple[dict[str, np.ndarray], Schedule]] = []
+
+        def deliver() -> None:
+            chunk = self._take(with_state=callback is not None)
+            if chunk.schedule.num_updates:
+                collected.append(chunk[1:])
+                if callback is not None:
+                    callback(chunk)
+
+        threads = [
+            threading.Thread(target=self._worker, args=(w,), name=f"worker {w}", daemon=True)
+            for w in range(self.program.packed.num_workers)
+        ]
+        self.next_wake = self.coordinator.version + chunk_size
+        try:
+            for thread in threads:
+                thread.start()
+            while self.coordinator.version < self.num_updates and self.failure is None:
+                self.wake.wait(0.1)
+                self.wake.clear()
+                self._check_stuck(timeout)
+                if self.coordinator.version >= self.next_wake:
+                    self.next_wake += chunk_size
+                    deliver()
+        except BaseException as error:
+            self._stop(threads)
+            try:
+                deliver()
+            except Exception as second:  # the first cause is the one to raise
+                error.add_note(f"The callback then failed on the last chunk, too: {second!r}")
+            raise
+        self._stop(threads)
+        deliver()
+        if self.failure is not None:
+            worker, error = self.failure
+            raise error
+        state = self._state()
+        metrics, schedules = zip(*(collected or [self.log.take()]), strict=True)
+        return Result(state.shared, state.local, concatenate_metrics(metrics)), concatenate(schedules)
+
+    def _check_stuck(self, timeout: float) -> None:
+        now = time.perf_counter()
+        for worker, since in enumerate(self.in_work_since):
+            if since is not None and now - since > timeout:
+                raise TimeoutError(
+                    f"worker {worker} has been busy with one job for {now - since:.1f} s, at update"
+                    f" {self.coordinator.version}; timeout={timeout} s. If jobs may take this long, raise timeout=."
+                )
+
+    def _stop(self, threads: Sequence[threading.Thread]) -> None:
+        """Ends all threads. One that is stuck in a job can not be ended; it is left behind as a daemon."""
+        self.stopping.set()
+        with self.turn:
+            self.turn.notify_all()
+        deadline = time.perf_counter() + 5.0
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join(max(0.0, deadline - time.perf_counter()))
+
+    def _take(self, with_state: bool) -> Chunk:
+        with self.commit_lock:  # for moving pointers only; the copies are made outside
+            log, self.log = self.log, Log(self.program)
+            snapshot = (self.coordinator.version, self.shared, list(self.local), {}, self._now())
+        metrics, schedule = log.take()
+        state = self._unload(snapshot) if with_state and self.finite else None
+        return Chunk(state, metrics, schedule)
+
+    def _state(self) -> State:
+        return self._unload((self.coordinator.version, self.shared, self.local, {}, self._now()))
+
+    def _unload(self, snapshot: Any) -> State:
+        update, shared, local, views, now = snapshot
+        return self.program.unload(update, shared, jax.device_put(local, self.home), views, now)
+
+    def _now(self) -> float:
+        return time.perf_counter() - self.origin
+
+    # -- the workers' threads ------------------------------------------------------------------------------------------
+
+    def _worker(self, worker: int) -> None:
+        try:
+            local = self.local[worker]
+            while self._wait_for_turn(worker):
+                job = self._work(worker, local)
+                if job is not None and self._hand_in(job):
+                    local = job.worked.local
+        except BaseException as error:
+            error.add_note(f"Raised in worker {worker}, at update {self.coordinator.version}.")
+            self._fail(worker, error)
+
+    def _fail(self, worker: int, error: BaseException) -> None:
+        """Records the first failure; it ends the run."""
+        with self.turn:
+            if self.failure is None:
+                self.failure = (worker, error)
+            self.stopping.set()
+            self.turn.notify_all()
+        self.wake.set()
+
+    def _wait_for_turn(self, worker: int) -> bool:
+        """Waits until the discipline lets the worker begin; False when the run is over."""
+        if not self.coordinator.may_begin(worker):
+            with self.turn:
+                while not (self.stopping.is_set() or self.coordinator.may_begin(worker)):
+                    self.turn.wait()
+        return not self.stopping.is_set()
+
+    def _work(self, worker: int, local: Packed) -> Job | None:
+        """One job; None when the run ended meanwhile."""
+        begin = self._now()
+        pointers = [part for part in self.published]  # noqa: C416 - one pointer after the other, as a reader does
+        read, view = [version for version, _ in pointers], [array for _, array in pointers]
+        self.coordinator.read[worker] = min(read)
+        self.in_work_since[worker] = time.perf_counter()
+        try:
+            here = view if self.single_device else jax.device_put(view, self.device_of[worker])
+            worked = jax.block_until_ready(self.work_of[worker](here, local))
+            if not self.single_device:
+                worked = worked._replace(message=jax.device_put(worked.message, self.home))
+            if self.service is not None:
+                self.stopping.wait(next(self.service[worker]) - (self._now() - begin))
+        finally:
+            self.in_work_since[worker] = None
+        return None if self.stopping.is_set() else Job(worker, read, view, worked, begin, self._now())
+
+    def _hand_in(self, job: Job) -> bool:
+        """Adds a message to the current group, and commits the group when it is complete.
+
+        Returns False for a message that came too late and is dropped.
+        """
+        rule = self.coordinator
+        with self.commit_lock:
+            if self.stopping.is_set():
+                return False
+            accepted = not rule.is_late(job.worker)
+            if accepted:
+                rule.handed_in(job.worker)
+                self.group.append(job)
+            if len(self.group) == rule.discipline.group_size:
+                self._commit()
+        if rule.discipline.wait != "never" or rule.discipline.bound is not None:
+            with self.turn:
+                self.turn.notify_all()
+        return accepted
+
+    def _commit(self) -> None:
+        """Applies the group and publishes the new version. The caller holds the commit lock."""
+        rule, update = self.coordinator, self.coordinator.version
+        group, self.group = self.group, []
+        if rule.discipline.wait == "next_version":  # then a group is a set: its order should not depend on arrival
+            group.sort(key=lambda job: job.worker)
+        staleness = np.array([update - min(job.read) for job in group], np.int32)
+        applied = self.apply(
+            self.shared, tuple(job.worked.message for job in group), tuple(job.view for job in group), staleness
+        )
+        jax.block_until_ready(applied)  # a version that is not there yet is not a version
+        self.shared = applied.shared
+        for part, array in enumerate(applied.view):
+            self.published[part] = (update + 1, array)
+            if len(applied.view) > 1:
+                time.sleep(0)  # lets readers in between the leaves
+        for job in group:
+            self.local[job.worker] = job.worked.local
+        self.log.append(group, applied.metrics, self._now())
+        rule.version = update + 1
+        if self.check_finite and not bool(applied.finite):
+            self.finite = False
+            raise not_finite(update, np.array([job.worker for job in group]))
+        if rule.version == self.num_updates:
+            self.stopping.set()
+        if rule.version >= min(self.next_wake, self.num_updates):
+            self.wake.set()

@@ -1,0 +1,254 @@
+"""A3C: plain textbook loops, probes, and what it accepts."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import probes
+import pytest
+
+from asyncjax import schedules
+from asyncjax.emulate import emulate
+from asyncjax.environment import make_env
+from asyncjax.evaluate import evaluate
+from asyncjax.method import Stale
+from asyncjax.methods.a3c import a3c
+from asyncjax.networks import MLP, ActorCritic, actor_critic
+from asyncjax.rollout import unroll
+
+DISCOUNT, ENTROPY, VALUE = 0.9, 0.03, 0.4
+
+
+def textbook_gradient(network, params, trajectory, bootstrap):
+    """Mnih et al. (2016), algorithm S3, as it is printed: one environment, one step after another."""
+    length, num_envs = trajectory.reward.shape
+
+    def objective(params):
+        total = 0.0
+        for n in range(num_envs):
+            r = bootstrap[n]
+            for t in reversed(range(length)):
+                if trajectory.terminated[t, n]:
+                    r = 0.0
+                if trajectory.truncated[t, n]:
+                    r = network.apply(frozen, trajectory.bootstrap_observation[t, n])[1]
+                r = trajectory.reward[t, n] + DISCOUNT * r
+                logits, value = network.apply(params, trajectory.observation[t, n])
+                log_p = logits - jnp.log(jnp.sum(jnp.exp(logits)))
+                advantage = r - jax.lax.stop_gradient(value)
+                total += -log_p[trajectory.action[t, n]] * advantage
+                total += VALUE * 0.5 * (r - value) ** 2
+                total += ENTROPY * jnp.sum(jnp.exp(log_p) * log_p)
+        return total / num_envs
+
+    frozen = params
+    return jax.grad(objective)(params)
+
+
+def small_a3c(env, **options):
+    # Without max_steps the trajectory keeps every final observation, which the textbook loop looks up by step.
+    settings = dict(num_envs=2, unroll_length=4, discount=DISCOUNT, gae_lambda=1.0, entropy_cost=ENTROPY)
+    settings |= dict(value_cost=VALUE, max_grad_norm=None, network=ActorCritic(2, MLP((8,))), optimizer=optax.sgd(0.1))
+    return a3c(env._replace(max_steps=None), **(settings | options))
+
+
+def textbook_messages(env, network, params, workers):
+    """One gradient for each worker at the same parameters, and the workers after it."""
+
+    def act(carry, observation, noise):
+        return carry, jnp.argmax(network.apply(params, observation)[0] + noise).astype(jnp.int32), ()
+
+    def draw(key, shape):
+        return jax.random.gumbel(key, (*shape, 2), jnp.float32)
+
+    grads, after = [], []
+    for worker in workers:
+        worker, trajectory, _ = unroll(env._replace(max_steps=None), act, worker, 4, draw=draw)
+        bootstrap = [network.apply(params, o)[1] for o in trajectory.bootstrap_observation[-1]]
+        grads.append(textbook_gradient(network, params, trajectory, bootstrap))
+        after.append(worker)
+    return grads, after
+
+
+@pytest.mark.parametrize("env", [probes.corridor(2, max_steps=3), probes.observed_action()], ids=lambda env: env.name)
+def test_one_worker_is_the_textbook_loop_and_a_barrier_is_synchronous(env):
+    for num_workers in (1, 3):
+        method = small_a3c(env)
+        network = ActorCritic(2, MLP((8,)))
+        key = jax.random.key(num_workers)
+        shared, local = method.init(key, num_workers)
+        params, workers = shared.params, [jax.tree.map(lambda x, w=w: x[w], local) for w in range(num_workers)]
+        for _ in range(5):
+            grads, workers = textbook_messages(env, network, params, workers)
+            params = jax.tree.map(lambda p, *g: p - 0.1 * sum(g) / len(g), params, *grads)
+        schedule = schedules.barrier(5, num_workers)
+        result = emulate(method, schedule, key)
+        for ours, theirs in zip(jax.tree.leaves(result.shared.params), jax.tree.leaves(params), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-5)
+
+
+@functools.cache
+def train(env, num_updates, **options):
+    """Four workers, staleness 3, a few seconds."""
+    settings = dict(optimizer=optax.adam(1e-2), num_envs=8, unroll_length=4, discount=0.5, network=ActorCritic(2, MLP((16,))))
+    method = a3c(env, **(settings | options))
+    result = emulate(method, schedules.round_robin(num_updates, 4), jax.random.key(0))
+    return method, result, settings["network"]
+
+
+def values_at(network, params, *xs):
+    return np.array([network.apply(params, jnp.full(1, x, jnp.float32))[1] for x in xs])
+
+
+@pytest.mark.parametrize(
+    ("env", "xs", "expected"),
+    [
+        (probes.constant_value(), [0.0], [1.0]),
+        (probes.observed_value(), [-1.0, 1.0], [-1.0, 1.0]),
+        (probes.discounted_value(), [0.0, 1.0], [0.5, 1.0]),
+        (probes.truncated_value(), [0.0], [2.0]),
+        (probes.truncated_value()._replace(max_steps=None), [0.0], [2.0]),
+    ],
+    ids=["constant", "observed", "discounted", "truncated", "truncated, all final observations"],
+)
+def test_value_probes(env, xs, expected):
+    _, result, network = train(env, 400)
+    np.testing.assert_allclose(values_at(network, result.shared.params, *xs), expected, atol=0.05)
+
+
+@pytest.mark.parametrize("private", [False, True])
+@pytest.mark.parametrize("env", [probes.best_action(), probes.observed_action()], ids=lambda env: env.name)
+def test_policy_probes(env, private):
+    method, result, network = train(env, 200, private_optimizer=private)
+    returns = evaluate(method, env, result.shared, jax.random.key(1), num_episodes=20, greedy=False, max_steps=1)
+    assert returns.mean() > 0.8
+    assert np.all(values_at(network, result.shared.params, 1.0) > 0.7)
+    assert result.metrics["return_sum"][-20:].sum() / result.metrics["episodes"][-20:].sum() > 0.8
+
+
+def one_message(method, num_workers=1):
+    shared, local = method.init(jax.random.key(0), num_workers)
+    message, local, metrics = jax.vmap(method.work, (None, 0))(method.view(shared), local)
+    view = jax.tree.map(lambda x: x[None], method.view(shared))
+    shared, _ = method.apply(shared, jax.tree.map(lambda x: x[:1], message), Stale(view, jnp.zeros(1, jnp.int32)))
+    return shared, metrics
+
+
+def test_private_and_shared_optimizers_agree_at_the_first_message():
+    env = probes.observed_action()
+    shared, _ = one_message(small_a3c(env, optimizer=optax.adam(0.1)))
+    private, _ = one_message(small_a3c(env, optimizer=optax.adam(0.1), private_optimizer=True))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), shared.params, private.params)
+
+
+def test_metrics_of_a_message():
+    _, metrics = one_message(small_a3c(probes.observed_action()))
+    names = {"episodes", "return_sum", "length_sum", "policy_loss", "value_loss", "entropy", "loss", "grad_norm"}
+    assert set(metrics) == names
+    assert metrics["episodes"] == metrics["length_sum"] == 8.0
+    assert 0.6 < metrics["entropy"][0] <= np.log(2.0) + 1e-6  # the first policy is nearly uniform
+    per_step = metrics["policy_loss"] + VALUE * metrics["value_loss"] - ENTROPY * metrics["entropy"]
+    np.testing.assert_allclose(metrics["loss"], 4 * per_step, rtol=1e-5)
+
+
+def test_gradients_are_clipped_before_they_are_sent():
+    env = probes.observed_value()
+    free, metrics = one_message(small_a3c(env, optimizer=optax.sgd(1.0)))
+    norm = float(metrics["grad_norm"][0])
+    start = small_a3c(env).init(jax.random.key(0), 1)[0].params
+    for limit, expected in ((norm / 3, norm / 3), (norm * 3, norm)):
+        clipped, metrics = one_message(small_a3c(env, optimizer=optax.sgd(1.0), max_grad_norm=limit))
+        step = optax.global_norm(jax.tree.map(lambda a, b: a - b, clipped.params, start))
+        np.testing.assert_allclose(step, expected, rtol=1e-4)
+        np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-6)  # what is reported is before clipping
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_numbers_can_be_swept(x64):
+    env = probes.corridor(3)
+
+    def loss(weights):
+        method = small_a3c(
+            env,
+            discount=weights[0],
+            entropy_cost=weights[1],
+            value_cost=weights[2],
+            gae_lambda=weights[3],
+            max_grad_norm=weights[4].astype(jnp.float32),
+        )
+        return one_message(method)[1]["loss"][0]
+
+    with jax.enable_x64(x64):
+        weights = jnp.array([[0.9, 0.0, 0.5, 1.0, 1.0], [0.5, 0.1, 1.0, 0.3, 1.0]])
+        assert weights.dtype == (jnp.float64 if x64 else jnp.float32)
+        swept = jax.jit(jax.vmap(loss))(weights)
+        np.testing.assert_allclose(swept, [loss(w) for w in weights], rtol=1e-4)
+    assert swept.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Breakout-MinAtar", "FrozenLake-misc", "FourRooms-misc"])
+def test_every_kind_of_observation_traces_with_steady_types(env_id, x64):
+    with jax.enable_x64(x64):
+        method = a3c(env_id, num_envs=2, unroll_length=3)
+
+        def round_trip(key):
+            shared, local = method.init(key, 1)
+            worker = jax.tree.map(lambda x: x[0], local)
+            message, after, metrics = method.work(method.view(shared), worker)
+            return worker, after, method.view(shared), message, metrics
+
+        worker, after, view, message, metrics = jax.eval_shape(round_trip, jax.random.key(0))
+    assert worker == after
+    assert view == message
+    assert all(m.shape == () and m.dtype == jnp.float32 for m in metrics.values())
+
+
+def test_observations_may_be_dictionaries():
+    env = probes.observed_action()
+
+    def split(x):
+        return {"sign": jnp.sign(x).astype(jnp.int32), "size": jnp.abs(x)}
+
+    def step(key, state, action):
+        state, outcome = env.step(key, state, action)
+        return state, outcome._replace(
+            observation=split(outcome.observation), final_observation=split(outcome.final_observation)
+        )
+
+    wrapped = env._replace(
+        reset=lambda key: (env.reset(key)[0], split(env.reset(key)[1])),
+        step=step,
+        observation_space={"sign": env.observation_space, "size": env.observation_space},
+    )
+    _, metrics = one_message(a3c(wrapped, num_envs=2, unroll_length=4))
+    assert np.isfinite(metrics["loss"]).all()
+
+
+def test_own_networks_get_raw_observations():
+    class Counting(ActorCritic):
+        pass
+
+    env = make_env("FrozenLake-misc")
+    network = actor_critic(env)
+    assert network.num_values == 16
+    method = a3c(env, num_envs=2, unroll_length=2, network=Counting(4, MLP((3,)), 16))
+    params = method.init(jax.random.key(0), 1)[0].params
+    assert params["params"]["torso"]["Dense_0"]["kernel"].shape == (16, 3)
+
+
+@pytest.mark.parametrize(
+    ("env", "options", "words"),
+    [
+        ("Pendulum-v1", {}, ["Pendulum-v1", "Box", "Discrete"]),
+        ("CartPole-v1", {"num_envs": 0}, ["num_envs=0", "at least 1"]),
+        ("CartPole-v1", {"unroll_length": -2}, ["unroll_length=-2", "at least 1"]),
+        ("CartPole", {}, ["CartPole-v1"]),
+    ],
+)
+def test_errors_name_the_fix(env, options, words):
+    with pytest.raises(ValueError, match="env|num_envs|unroll_length") as caught:
+        a3c(env, **options)
+    assert all(word in str(caught.value) for word in words), caught.value

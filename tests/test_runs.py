@@ -1,0 +1,278 @@
+"""Run directories: what is written comes back, whenever and however the run stopped."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from asyncjax import runs, schedules, service, timeline
+from asyncjax.checkpoints import Checkpoints
+from asyncjax.emulate import emulate
+from asyncjax.method import Chunk, State
+from asyncjax.methods.sgd import sgd
+from asyncjax.recorder import Recorder, summarize
+
+KEY = jax.random.key(0)
+CONFIG = {"num_workers": 4, "total_steps": 60, "learning_rate": 0.1}
+
+
+def make_method(size=3):
+    def loss(w, batch):
+        return 0.5 * jnp.sum(jnp.square(w - batch))
+
+    return sgd(loss, jnp.ones(size), optimizer=optax.adam(0.1), sample=lambda key: jax.random.normal(key, (size,)))
+
+
+def make_schedule(num_updates=60):
+    return schedules.from_service_times(service.exponential(1.0), num_updates, 4, jax.random.key(1))
+
+
+def record(path, num_updates=60, chunk_size=10, resume=None, **options):
+    with Recorder(path, CONFIG, resume=resume, steps_per_update=8, **options) as recorder:
+        return emulate(
+            make_method(), make_schedule(num_updates), KEY, state=resume, callback=recorder, chunk_size=chunk_size
+        )
+
+
+def same(a, b):
+    return all(
+        np.array_equal(runs_data(x), runs_data(y)) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+def runs_data(x):
+    return np.asarray(jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+
+
+def test_a_run_comes_back(tmp_path):
+    result = record(tmp_path / "run")
+    run = runs.load(tmp_path / "run")
+    assert run.config == CONFIG
+    assert {"asyncjax", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy", "python", "platform", "device"} <= set(
+        run.versions
+    )
+    assert run.metrics["update"].tolist() == [10, 20, 30, 40, 50, 60]
+    assert run.metrics["env_steps"].tolist() == [80, 160, 240, 320, 400, 480]
+    assert same(run.schedule, make_schedule())
+    np.testing.assert_allclose(
+        run.metrics["loss"], np.asarray(result.metrics["loss"]).reshape(6, 10).mean(1), rtol=1e-5
+    )
+    staleness = make_schedule().staleness().reshape(6, 10)
+    np.testing.assert_allclose(run.metrics["staleness"], staleness.mean(1), rtol=1e-6)
+    assert run.metrics["staleness_max"].tolist() == staleness.max(1).tolist()
+    assert run.metrics["staleness_per_worker"].shape == (6, 4)
+    state = run.restore(make_method())
+    assert state is not None
+    assert state.update == 60
+    assert same((state.shared, state.local), (result.shared, result.local))
+    assert json.loads((tmp_path / "run" / "timeline.json").read_text())["traceEvents"]
+
+
+@pytest.mark.parametrize("stop", [10, 30, 50])
+def test_a_run_continues_bit_for_bit_from_any_chunk(tmp_path, stop):
+    whole = record(tmp_path / "whole")
+
+    class StopError(Exception):
+        pass
+
+    def interrupt(row):
+        if row["update"] == stop:
+            raise StopError
+
+    with pytest.raises(StopError):
+        record(tmp_path / "run", on_row=interrupt)
+    state = runs.load(tmp_path / "run").restore(make_method())
+    assert state is not None
+    assert state.update == stop
+    assert state.views, "the workers are in flight"
+    result = record(tmp_path / "run", resume=state)
+    assert same((whole.shared, whole.local), (result.shared, result.local))
+    run, reference = runs.load(tmp_path / "run"), runs.load(tmp_path / "whole")
+    assert same(run.schedule, reference.schedule)
+    np.testing.assert_array_equal(run.metrics["loss"], reference.metrics["loss"])
+    assert np.all(np.diff(run.metrics["seconds"]) >= 0)
+
+
+def test_a_torn_last_line_is_ignored_and_cut_off_on_resume(tmp_path):
+    record(tmp_path / "run")
+    file = tmp_path / "run" / "metrics.jsonl"
+    with open(file, "a") as f:
+        f.write('{"update": 70, "seco')
+    assert runs.load(tmp_path / "run").metrics["update"].tolist() == [10, 20, 30, 40, 50, 60]
+    Recorder(tmp_path / "run", CONFIG, resume=runs.load(tmp_path / "run").restore(make_method())).__exit__()
+    assert file.read_text().endswith("}\n")
+    assert runs.load(tmp_path / "run").metrics["update"].tolist() == [10, 20, 30, 40, 50, 60]
+
+
+def test_what_was_recorded_after_the_checkpoint_is_dropped_on_resume(tmp_path):
+    record(tmp_path / "run")
+    for update in Checkpoints(tmp_path / "run" / "checkpoints").updates():
+        (tmp_path / "run" / "checkpoints" / str(update)).rename(tmp_path / str(update))
+    state = runs.load(tmp_path / "run").restore(make_method())
+    assert state is None
+    record(tmp_path / "run", num_updates=20, resume=state)
+    run = runs.load(tmp_path / "run")
+    assert run.metrics["update"].tolist() == [10, 20]
+    assert run.schedule is not None
+    assert run.schedule.num_updates == 20
+
+
+def test_torn_reads_come_back_and_continue(tmp_path):
+    def chunk(start):
+        part = schedules.cut(make_schedule(), start, start + 10)
+        read = {"w": part.read, "b": np.maximum(part.read - 1, 0)}
+        return Chunk(State(start + 10, jnp.zeros(2), jnp.zeros((4, 1))), {}, part._replace(read=read))
+
+    with Recorder(tmp_path / "run", CONFIG) as recorder:
+        recorder(chunk(0))
+    with Recorder(tmp_path / "run", CONFIG, resume=chunk(0).state) as recorder:
+        recorder(chunk(10))
+    schedule = runs.load(tmp_path / "run").schedule
+    assert schedule is not None
+    np.testing.assert_array_equal(schedule.read["w"], make_schedule(20).read)
+
+
+def test_episodes_are_averaged_over_episodes(tmp_path):
+    part = schedules.round_robin(4, 2)
+    metrics = {
+        "episodes": np.array([[0.0], [1.0], [2.0], [0.0]]),
+        "return_sum": np.array([[0.0], [10.0], [50.0], [0.0]]),
+        "length_sum": np.array([[0.0], [1.0], [5.0], [0.0]]),
+        "loss": np.ones((4, 1)),
+    }
+    row = summarize(Chunk(State(4, (), ()), metrics, part), 0)
+    assert (row["episodes"], row["return"], row["length"], row["loss"]) == (3.0, 20.0, 2.0, 1.0)
+    empty = {name: np.zeros((4, 1)) for name in metrics}
+    with Recorder(tmp_path / "run", CONFIG) as recorder:
+        recorder(Chunk(State(4, jnp.zeros(2), jnp.zeros((2, 1))), empty, part))
+    assert '"return": null' in (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert np.isnan(runs.load(tmp_path / "run").metrics["return"]).all()
+
+
+def test_non_finite_numbers_leave_the_last_good_checkpoint(tmp_path):
+    with Recorder(tmp_path / "run", CONFIG) as recorder:
+        part = schedules.cut(make_schedule(), 0, 10)
+        recorder(Chunk(State(10, jnp.zeros(2), jnp.zeros((4, 1))), {"loss": np.ones((10, 1))}, part))
+        part = schedules.cut(make_schedule(), 10, 13)
+        recorder(Chunk(None, {"loss": np.full((3, 1), np.nan)}, part))  # pyright: ignore[reportArgumentType]
+    run = runs.load(tmp_path / "run")
+    assert run.metrics["update"].tolist() == [10, 13]
+    assert run.schedule is not None
+    assert run.schedule.num_updates == 13
+    assert Checkpoints(run.path / "checkpoints").updates() == [10]
+
+
+def test_another_configuration_is_refused_by_name(tmp_path):
+    record(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"learning_rate is 0\.1 there and 0\.2 here. Give learning_rate=0\.1"):
+        Recorder(tmp_path / "run", {**CONFIG, "learning_rate": 0.2})
+    Recorder(tmp_path / "run", {**CONFIG, "total_steps": 90}).__exit__()
+    with pytest.raises(ValueError, match=r"shared\.params is float32\[3\] there and float32\[5\] in this method"):
+        runs.load(tmp_path / "run").restore(make_method(5))
+    with pytest.raises(ValueError, match="of another configuration: local"):
+        runs.load(tmp_path / "run").restore(make_method(), num_workers=9)
+
+
+def test_directories_that_can_not_be_used_are_refused(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    with pytest.raises(ValueError, match=r"exists and is not empty: .*--run-dir"):
+        Recorder(tmp_path / "full", CONFIG)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"can not be written \(Not a directory\): choose another one"):
+        Recorder(tmp_path / "file" / "run", CONFIG)
+    with pytest.raises(ValueError, match=r"holds no run: there is no config\.json"):
+        runs.load(tmp_path / "full")
+
+
+def test_a_full_disk_stops_the_run_with_its_cause(tmp_path):
+    class Full:
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+        def close(self):
+            pass
+
+    recorder = Recorder(tmp_path / "run", CONFIG)
+    recorder.file.close()
+    recorder.file = Full()  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(OSError, match="No space left"), recorder:
+        emulate(make_method(), make_schedule(), KEY, callback=recorder, chunk_size=10)
+    assert runs.load(tmp_path / "run").metrics == {}
+
+
+WRITER = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_runs import *
+run = {path!r}
+state = runs.load(run).restore(make_method()) if runs.Path(run, "config.json").exists() else None
+print("started", flush=True)
+record(run, num_updates=100_000, resume=state, checkpoint_every=0.0)
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_at_any_moment_leaves_a_run_that_continues(tmp_path):
+    path, rng = tmp_path / "run", np.random.default_rng(0)
+    code = textwrap.dedent(WRITER).format(tests=str(__import__("pathlib").Path(__file__).parent), path=str(path))
+    reached = -1
+    for _ in range(4):
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        lines = len(runs.read_rows(path)) if path.exists() else 0
+        while process.poll() is None and (not path.exists() or len(runs.read_rows(path)) <= lines + 3):
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        run = runs.load(path)
+        state = run.restore(make_method())
+        assert state is not None
+        assert state.update > reached
+        reached = state.update
+        assert run.schedule is not None
+        assert run.schedule.num_updates >= state.update
+        assert run.metrics["update"][-1] >= state.update
+    whole = emulate(make_method(), schedules.cut(make_schedule(100_000), 0, reached), KEY, chunk_size=10)
+    assert state is not None
+    assert same(whole.shared, state.shared)
+
+
+def test_the_chrome_trace_has_a_row_per_worker_and_no_overlaps():
+    schedule = make_schedule(200)
+    trace = timeline.chrome_trace(schedule)
+    events = trace["traceEvents"]
+    json.dumps(trace, allow_nan=False)
+    names = {e["tid"]: e["args"]["name"] for e in events if e["ph"] == "M"}
+    assert names == {0: "commits", 1: "worker 0", 2: "worker 1", 3: "worker 2", 4: "worker 3"}
+    work = [e for e in events if e["name"] == "work"]
+    assert len(work) == 200
+    assert [e["args"]["staleness"] for e in work] == schedule.staleness().ravel().tolist()
+    assert [e["args"]["version_read"] for e in work] == schedule.read.ravel().tolist()
+    for tid in range(1, 5):
+        slices = sorted((e["ts"], e["ts"] + e["dur"]) for e in events if e["ph"] == "X" and e["tid"] == tid)
+        assert all(b[0] >= a[1] - 0.01 for a, b in itertools.pairwise(slices))
+    starts, finishes = ({e["id"] for e in events if e["ph"] == phase} for phase in "sf")
+    assert starts == finishes == set(range(200))
+
+
+def test_the_chrome_trace_is_bounded_and_says_so():
+    trace = timeline.chrome_trace(make_schedule(500), max_jobs=100)
+    assert sum(e["name"] == "work" for e in trace["traceEvents"]) == 100
+    assert trace["metadata"]["note"] == "updates 400 to 499 of 500 (the last ones only: the file is bounded)"
+    virtual = timeline.chrome_trace(schedules.round_robin(10, 3))
+    assert virtual["metadata"]["clock"].startswith("virtual")

@@ -108,8 +108,8 @@ def parse(argv: list[str], description: str | None) -> tuple[Config, Path, bool]
         config = runs.load(resume.resume).config
         if resume.total_steps is not None and resume.total_steps < config["total_steps"]:
             raise ValueError(
-                f"total_steps={resume.total_steps}: the run was planned for {config['total_steps']} steps. A run can be made"
-                " longer, not shorter."
+                f"total_steps={resume.total_steps}: the run was planned for {config['total_steps']} steps."
+                " A run can be made longer, not shorter."
             )
         if resume.total_steps is not None and resume.total_steps > config["total_steps"]:
             config["restarts"] = [*config["restarts"], config["total_steps"]]
@@ -119,12 +119,18 @@ def parse(argv: list[str], description: str | None) -> tuple[Config, Path, bool]
     arguments = tyro.extras.subcommand_cli_from_dict(
         commands, args=argv, prog="train.py", description=description, config=(tyro.conf.OmitArgPrefixes,)
     )
-    config: Config = {"method": type(arguments).__name__, "restarts": []}
-    for part in (arguments.method, arguments.training, arguments.asynchrony, arguments.output):
-        config |= {name: str(value) if isinstance(value, Path) else value for name, value in vars(part).items()}
+    config = configuration(type(arguments).__name__, *vars(arguments).values())
     stamp = time.strftime("%Y%m%d-%H%M%S")
     path = Path("runs") / f"{config['env']}-{config['method']}-{config['engine']}-{config['seed']}-{stamp}"
     return config, Path(config.pop("run_dir") or path), False
+
+
+def configuration(method: str, *parts: Any) -> Config:
+    """The options in all parts by name, as JSON types."""
+    config: Config = {"method": method, "restarts": []}  # restarts: the total steps of earlier, shorter plans
+    for part in parts:
+        config |= {name: str(value) if isinstance(value, Path) else value for name, value in vars(part).items()}
+    return config
 
 
 def command(name: str, factory: Callable[..., Method]) -> type:
@@ -160,6 +166,8 @@ def make_plan(config: Config, key: jax.Array) -> Plan:
             f"publication={config['publication']!r} happens on real threads: use --engine threads, or record such a run"
             " and pass its --schedule."
         )
+    if recorded is not None and not Path(recorded).is_file():
+        raise ValueError(f"schedule={recorded}: there is no such file; give the schedule.npz of a run.")
     if recorded is not None:
         schedule = schedules.check(schedules.load(recorded), config["num_workers"])
         steps = steps_per_update(config, schedule.group_size)

@@ -1,6 +1,6 @@
 """Command-line options from a method's factory: its signature gives names, types and defaults, its docstring the help.
 
-A method that is exported by `asyncjax.methods` and takes `env` first is a command of the scripts, with no line of code.
+A factory of `asyncjax.methods` that `asyncjax` exports and that takes `env` first is a command of the scripts.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ SIMPLE = (bool, int, float, str)
 
 def factories() -> dict[str, Callable[..., Method]]:
     """Name -> factory of every exported method that learns in an environment."""
-    from asyncjax import methods
+    import asyncjax
 
-    found = inspect.getmembers(methods, inspect.isfunction)
-    return {
-        name: f
-        for name, f in found
-        if not name.startswith("_") and next(iter(inspect.signature(f).parameters), "") == "env"
-    }
+    exported = {name: getattr(asyncjax, name) for name in asyncjax.__all__}
+    return {name: value for name, value in exported.items() if _is_factory(value)}
+
+
+def _is_factory(value: Any) -> bool:
+    made_here = inspect.isfunction(value) and value.__module__.startswith("asyncjax.methods")
+    return made_here and next(iter(inspect.signature(value).parameters), "") == "env"
 
 
 def options(factory: Callable[..., Method]) -> type:
@@ -47,9 +48,8 @@ def options(factory: Callable[..., Method]) -> type:
         if name == "optimizer":
             fields += _optimizer_options()
         elif kind is not None and parameter.default is not inspect.Parameter.empty:
-            fields.append(
-                (name, Annotated[kind, arg(help=helps.get(name, ""))], dataclasses.field(default=parameter.default))
-            )
+            field = dataclasses.field(default=parameter.default)
+            fields.append((name, Annotated[kind, arg(help=helps.get(name, ""))], field))
     return dataclasses.make_dataclass(factory.__name__, fields)
 
 
@@ -75,11 +75,8 @@ def argument_helps(function: Callable[..., Any]) -> dict[str, str]:
     """Argument -> its line in the docstring's Args section."""
     import docstring_parser
 
-    parsed = (
-        docstring_parser.parse_from_object(function)
-        if inspect.isclass(function)
-        else docstring_parser.parse(inspect.getdoc(function) or "", style=docstring_parser.DocstringStyle.GOOGLE)
-    )
+    text = inspect.getdoc(function) or ""
+    parsed = docstring_parser.parse(text, style=docstring_parser.DocstringStyle.GOOGLE)
     return {p.arg_name: " ".join((p.description or "").split()) for p in parsed.params}
 
 
@@ -102,9 +99,7 @@ def _optimizer_options() -> list[tuple[str, Any, Any]]:
     name = Annotated[OptimizerName | None, arg(help="Optimizer; None is the method's default.")]
     rate = Annotated[
         float | None,
-        arg(
-            help="Step size of the optimizer; without --optimizer that is Adam. None is the method's default."
-        ),
+        arg(help="Step size of the optimizer; without --optimizer that is Adam. None is the method's default."),
     ]
     return [
         ("optimizer", name, dataclasses.field(default=None)),

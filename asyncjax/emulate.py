@@ -86,11 +86,11 @@ def emulate(
     program = cached_program(method, num_workers, read_parts(schedule.read, jax.eval_shape(method.view, state.shared)))
     planner = _planner(schedule, num_workers, width, state.update)
     chunk_size = min(chunk_size, max(1, schedule.num_updates))
-    carry, step = program.load(planner.layout, state, planner.slot_of), program.compiled(planner.layout)
+    carry, step = program.load(planner.layout, state, planner.slot_of), program.compiled(planner.layout, check_finite)
     collected: list[dict[str, np.ndarray]] = []
     for start, stop in chunks(state.update, schedule.num_updates, chunk_size):
         carry, metrics = step(carry, planner.chunk(start, stop, chunk_size))
-        bad = start + int(carry.first_bad) if check_finite and carry.first_bad >= 0 else None
+        bad = start + int(carry.first_bad) if carry.first_bad >= 0 else None
         done = stop if bad is None else bad + 1
         collected.append({name: np.asarray(values)[: done - start] for name, values in metrics.items()})
         if callback is not None:

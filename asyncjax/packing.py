@@ -105,10 +105,6 @@ class PackedMethod:
         streams = [iter(packer.unpack(part)) for packer, part in zip(self.view_parts, packed, strict=True)]
         return jax.tree.unflatten(jax.tree.structure(self.view_like), [next(streams[p]) for p in self.parts])
 
-    def gather(self, views: list[Packed], slots: jax.Array) -> PyTree:
-        """The views in these slots, Int[N, L], stacked on axis 0."""
-        return self.unpack_view([jax.tree.map(lambda x, p=p: x[slots[:, p]], part) for p, part in enumerate(views)])
-
 
 def _leaf(x: jax.Array | jax.ShapeDtypeStruct) -> Leaf:
     if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):

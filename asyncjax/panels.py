@@ -36,19 +36,19 @@ def new_figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = COLU
 
 
 def draw_staleness(axes: Axes, schedule: Schedule) -> None:
-    """The share of messages per staleness."""
+    """The share of messages per staleness; what is rarer than 1 in 500 at the upper end shares the last bar."""
     staleness = np.asarray(schedule.staleness()).ravel()
-    width = max(1, -(-(int(staleness.max(initial=0)) + 1) // 60))  # at most 60 bars
-    count = np.bincount(staleness // width)
-    axes.bar(
-        np.arange(len(count)) * width + (width - 1) / 2, count / max(count.sum(), 1), 0.9 * width, color=COLOURS[0]
-    )
-    mean = staleness.mean() if staleness.size else 0.0
-    axes.axvline(mean, ymax=0.82, color=COLOURS[1], linestyle="--", label=f"mean {mean:.2f}, max {staleness.max(initial=0)}")
-    axes.set_xlabel("staleness (updates)")
+    most = int(np.quantile(staleness, 0.998)) + 1
+    width = -(-(most + 1) // 60)  # at most 60 bars
+    share = np.bincount(np.minimum(staleness, most) // width) / staleness.size
+    axes.bar(np.arange(len(share)) * width + (width - 1) / 2, share, 0.9 * width, color=COLOURS[0])
+    mean, largest = float(staleness.mean()), int(staleness.max())
+    axes.axvline(mean, ymax=0.82, color=COLOURS[1], linestyle="--", label=f"mean {mean:.2f}, max {largest}")
+    axes.set_xlabel("staleness (updates)" + (f"; last bar: {most} or more" if largest > most else ""))
     axes.set_ylabel("share of messages")
     _whole_numbers(axes.xaxis)
-    axes.set_ylim(0, 1.25 * max(count / max(count.sum(), 1)))  # room for the legend
+    axes.set_xlim(-0.05 * most - 0.5, 1.05 * most + 0.5)
+    axes.set_ylim(0, 1.25 * share.max())  # room for the legend
     axes.legend(frameon=False, fontsize=7, loc="upper right")
 
 

@@ -15,12 +15,16 @@ from asyncjax.waves import Layout, Plan
 
 
 class Carry(NamedTuple):
-    """What the loop carries. Private states, views and messages are packed (see `asyncjax.packing`)."""
+    """What the loop carries.
+
+    The workers' private states are packed, as they have many small leaves. Views and messages are not: their
+    leaves are the operands of matrix products, for which a slice of a packed vector would be copied out first.
+    """
 
     shared: PyTree
     local: Packed  # [W, ...]
-    views: list[Packed]  # for each separately read part: [S, ...]
-    messages: Packed  # [M, ...]
+    views: PyTree  # [S + 1, ...]; the last row is for views that nothing will read
+    messages: PyTree  # [M, ...]
     first_bad: jax.Array  # the first update of the chunk that made the view non-finite, or -1
 
 
@@ -29,38 +33,34 @@ class Program:
 
     def __init__(self, packed: PackedMethod) -> None:
         self.packed = packed
-        self._compiled: dict[Layout, Any] = {}
+        self._compiled: dict[Any, Any] = {}
 
-    def compiled(self, layout: Layout) -> Callable[[Carry, Plan], tuple[Carry, Metrics]]:
+    def compiled(self, layout: Layout, checked: bool) -> Callable[[Carry, Plan], tuple[Carry, Metrics]]:
         """The jitted chunk for a layout; the carry is donated."""
-        if layout not in self._compiled:
-            self._compiled[layout] = jax.jit(partial(self.run, layout), donate_argnums=0)
-        return self._compiled[layout]
+        if (layout, checked) not in self._compiled:
+            self._compiled[layout, checked] = jax.jit(partial(self.run, layout, checked=checked), donate_argnums=0)
+        return self._compiled[layout, checked]
 
-    # -- into and out of the packed state ------------------------------------------------------------------------------
+    # -- into and out of the carry -------------------------------------------------------------------------------------
 
     def load(self, layout: Layout, state: State, slot_of: dict[int, int]) -> Carry:
-        """The packed state at the start of an update, in arrays of its own, since the loop donates them."""
+        """The carry at the start of an update, in arrays of its own, since the loop donates them."""
         known = {**state.views, state.update: self.packed.view(state.shared)}
-        views = _zeros(layout.num_views, jax.eval_shape(self.packed.pack_view, self.packed.view_like))
+        views = _zeros(layout.num_views + 1, self.packed.view_like)
         for version, slot in slot_of.items():
             if version not in known:
                 raise ValueError(
                     f"state.views holds the versions {sorted(state.views)}, but the schedule still reads version"
                     f" {version} after update {state.update}: continue with the schedule that the state comes from."
                 )
-            views = jax.tree.map(lambda x, v, slot=slot: x.at[slot].set(v), views, self.packed.pack_view(known[version]))
-        messages = _zeros(layout.num_messages, jax.eval_shape(self.packed.message.pack, self.packed.message.like()))
+            views = _write(views, slot, known[version])
+        messages = _zeros(layout.num_messages, self.packed.message.like())
         shared, local = jax.tree.map(jnp.copy, (state.shared, self.packed.local.pack(state.local, 1)))
         return Carry(shared, local, views, messages, jnp.int32(-1))
 
     def unload(self, carry: Carry, update: int, slot_of: dict[int, int]) -> State:
         """The state after an update, in arrays of its own."""
-        rows = {version: jnp.full(1, slot) for version, slot in slot_of.items() if version != update}
-        views = {
-            version: jax.tree.map(lambda x: x[0], self.packed.gather(carry.views, jnp.stack([row] * len(carry.views), -1)))
-            for version, row in rows.items()
-        }
+        views = {v: jax.tree.map(lambda x, s=s: x[s], carry.views) for v, s in slot_of.items() if v != update}
         shared, local = jax.tree.map(jnp.copy, (carry.shared, self.packed.local.unpack(carry.local)))
         return State(update, shared, local, views)
 
@@ -75,7 +75,7 @@ class Program:
         def batch(k: Any, loop: tuple[Carry, Metrics, Metrics]) -> tuple[Carry, Metrics, Metrics]:
             carry, of_work, of_apply = loop
             carry, messages, reported = self._work(layout, carry, plan, k)
-            of_work = _write(of_work, plan.job[k], reported)
+            of_work = _put(of_work, plan.job[k], reported)
             body = partial(self._update, plan, messages, checked)
             if layout.lockstep:
                 carry, of_apply = body(k, (carry, of_apply))
@@ -88,33 +88,37 @@ class Program:
         of_work = {name: x.reshape(num_updates, group_size, *x.shape[1:]) for name, x in of_work.items()}
         return carry, merge_metrics(of_work, of_apply)
 
-    def _work(self, layout: Layout, carry: Carry, plan: Plan, k: Any) -> tuple[Carry, Packed, Metrics]:
+    def _work(self, layout: Layout, carry: Carry, plan: Plan, k: Any) -> tuple[Carry, PyTree, Metrics]:
         """Computes batch k; returns also where all messages lie, and what the work reported."""
-        lanes = jnp.minimum(plan.worker[k], layout.num_workers - 1)
-        local = self.packed.local.unpack(jax.tree.map(lambda x: x[lanes], carry.local))
-        view = self.packed.gather(carry.views, plan.view_slot[k])
-        message, local, reported = jax.vmap(self.packed.work)(view, local)
-        carry = carry._replace(local=_write(carry.local, plan.worker[k], self.packed.local.pack(local, 1)))
-        messages = self.packed.message.pack(message, 1)
+        local = self.packed.local.unpack(_take(carry.local, plan.worker[k]))
+        view = self._take_views(carry.views, plan.view_slot[k])
+        messages, local, reported = jax.vmap(self.packed.work)(view, local)
+        carry = carry._replace(local=_put(carry.local, plan.worker[k], self.packed.local.pack(local, 1)))
         if layout.num_messages:
-            messages = _write(carry.messages, plan.message_slot[k], messages)
+            messages = _put(carry.messages, plan.message_slot[k], messages)
             carry = carry._replace(messages=messages)
         return carry, messages, reported
 
     def _update(
-        self, plan: Plan, messages: Packed, checked: bool, u: Any, loop: tuple[Carry, Metrics]
+        self, plan: Plan, messages: PyTree, checked: bool, u: Any, loop: tuple[Carry, Metrics]
     ) -> tuple[Carry, Metrics]:
         """Applies update u of the chunk."""
         carry, of_apply = loop
-        group = self.packed.message.unpack(jax.tree.map(lambda x: x[plan.message_of[u]], messages))
-        stale = Stale(self.packed.gather(carry.views, plan.stale_slot[u]), plan.staleness[u])
+        group = jax.tree.map(lambda x: x[plan.message_of[u]], messages)
+        stale = Stale(self._take_views(carry.views, plan.stale_slot[u]), plan.staleness[u])
         shared, reported = self.packed.apply(carry.shared, group, stale)
         view = self.packed.view(shared)
-        views = _write(carry.views, plan.write_slot[u], self.packed.pack_view(view))
+        views = _write(carry.views, plan.write_slot[u], view)
         first_bad = carry.first_bad
         if checked:
             first_bad = jnp.where((first_bad < 0) & ~all_finite(view), u, first_bad)
         return carry._replace(shared=shared, views=views, first_bad=first_bad), _write(of_apply, u, reported)
+
+    def _take_views(self, views: PyTree, slots: jax.Array) -> PyTree:
+        """The views in these slots, Int[N, L], stacked on axis 0."""
+        leaves, treedef = jax.tree.flatten(views)
+        by_part = [slots[:, part] for part in self.packed.parts]
+        return treedef.unflatten(_take(leaves, treedef.flatten_up_to(treedef.unflatten(by_part))))
 
     def _empty_metrics(self, shared: PyTree, num_updates: int, group_size: int) -> tuple[Metrics, Metrics]:
         """Zeros for what `work` reports over U G messages, and for what `apply` reports over U updates."""
@@ -134,6 +138,28 @@ def _zeros(rows: int, like: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jnp.zeros((rows, *x.shape), x.dtype), like)
 
 
-def _write(rows: Any, index: Any, values: Any) -> Any:
-    """Sets rows; indices that are out of range mark padding and are dropped."""
+def _take(rows: Any, index: Any) -> Any:
+    """Rows, Int[N], of a tree of arrays in the carry, as arrays of their own. `index` is one, or a list for each leaf.
+
+    XLA would fuse the gather into every use. The last use may come after the carry is written, and then the
+    whole carry is copied in every turn of the loop. It does not see through a condition, which is always true.
+    """
+    leaves, treedef = jax.tree.flatten(rows)
+    indices = index if isinstance(index, list) else [index] * len(leaves)
+    if not leaves:
+        return rows
+
+    def gather() -> list[jax.Array]:
+        return [x.at[i].get(mode="clip") for x, i in zip(leaves, indices, strict=True)]
+
+    return treedef.unflatten(jax.lax.cond(indices[0][0] >= 0, gather, gather))
+
+
+def _put(rows: Any, index: jax.Array, values: Any) -> Any:
+    """Sets many rows; indices that are out of range mark padding and are dropped."""
     return jax.tree.map(lambda x, v: x.at[index].set(v, mode="drop"), rows, values)
+
+
+def _write(rows: Any, index: Any, value: Any) -> Any:
+    """Sets one row, in place."""
+    return jax.tree.map(lambda x, v: jax.lax.dynamic_update_index_in_dim(x, v, index, 0), rows, value)

@@ -1,7 +1,8 @@
-"""Live progress of a run: a bar on a terminal, plain lines elsewhere."""
+"""The person in front of a run: live progress, and Ctrl-C at a moment when it does no harm."""
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import Any
 
@@ -55,7 +56,9 @@ class Progress:
         last = done >= self.total
         if not self.console.is_terminal and (last or now - self.printed >= self.between):
             self.printed = now
-            print(f"{100 * done / self.total:3.0f} %  {done:,} steps  {describe(row)}{self._eta(now, done)}", flush=True)
+            print(
+                f"{100 * done / self.total:3.0f} %  {done:,} steps  {describe(row)}{self._eta(now, done)}", flush=True
+            )
 
     def _eta(self, now: float, done: int) -> str:
         began, first = self.begun or (now, done)
@@ -70,3 +73,32 @@ def describe(row: Row) -> str:
     parts.append(f"{speed:,.0f} steps/s")
     parts.append(f"staleness {row['staleness']:.1f} (max {row['staleness_max']:.0f})")
     return "  ".join(parts)
+
+
+class Interruptible:
+    """A context in which Ctrl-C waits until `check` is called; a second Ctrl-C does not wait.
+
+    So a run stops between two chunks, when everything up to there is recorded.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> Interruptible:
+        self.before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        signal.signal(signal.SIGINT, self.before)
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt if it was asked for."""
+        if self.asked:
+            self.asked = False
+            raise KeyboardInterrupt
+
+    def _ask(self, *_: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("\nStopping at the end of this chunk; Ctrl-C again stops at once.", flush=True)

@@ -29,7 +29,9 @@ class Recorder:
     Args:
       path: the run directory: new or empty, or that of a run to continue.
       config: the arguments, JSON types. To continue, they must equal the recorded ones except for `may_differ`.
-      resume: the state to continue from; what was recorded after it is dropped.
+      resume: continue the run in this directory; otherwise the directory must be new or empty.
+      state: where it continues from, `runs.load(path).restore(method)`; what was recorded after it is dropped.
+        None, where there was no checkpoint yet, begins again.
       steps_per_update: environment steps per update; None where there is no environment.
       checkpoint_every: seconds between checkpoints.
       may_differ: names in `config` that a continued run may change.
@@ -48,7 +50,8 @@ class Recorder:
         path: PathLike,
         config: Mapping[str, Any],
         *,
-        resume: State | None = None,
+        resume: bool = False,
+        state: State | None = None,
         steps_per_update: int | None = None,
         checkpoint_every: float = 60.0,
         may_differ: Iterable[str] = ("total_steps", "restarts"),
@@ -58,31 +61,29 @@ class Recorder:
         self.steps_per_update = steps_per_update
         self.checkpoint_every = checkpoint_every
         self.on_row = on_row
-        self.state = resume
-        continued = (self.path / "config.json").exists()
-        if continued:
+        self.state = state
+        if resume:
             check_config(self.path, config, may_differ)
         else:
             create(self.path)
         replace_file(self.path / "config.json", json.dumps(dict(config), indent=2))
         replace_file(self.path / "versions.json", json.dumps(versions(), indent=2))
-        self.update = update = resume.update if resume else 0
+        self.update = update = state.update if state else 0
         rows = [row for row in read_rows(self.path) if row["update"] <= update]
-        self.parts = _recorded_schedule(self.path, update) if continued else []
+        self.parts = _recorded_schedule(self.path, update) if resume else []
         replace_file(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         self.file = open(self.path / "metrics.jsonl", "a")  # noqa: SIM115 (open as long as the run)
         self.checkpoints = Checkpoints(self.path / "checkpoints")
         self.compiling = CompileClock()
         self.seconds = self.last_seconds = rows[-1]["seconds"] if rows else 0.0
         self.compile_seconds = rows[-1]["compile_seconds"] if rows else 0.0
-        self.last_compile = 0.0
         self.started = self.last_saved = time.perf_counter()
 
     def __call__(self, chunk: Chunk) -> None:
         """Records a chunk; saves a checkpoint when one is due."""
+        row = self._row(chunk)
         self.update += chunk.schedule.num_updates
         self.parts.append(chunk.schedule)
-        row = self._row(chunk)
         self.file.write(json.dumps(row, allow_nan=False) + "\n")
         self.file.flush()
         if chunk.state is not None:
@@ -118,16 +119,15 @@ class Recorder:
         num_updates = chunk.schedule.num_updates
         seconds = self.seconds + time.perf_counter() - self.started
         compiled = self.compiling.seconds
-        row: Row = {"update": self.update}
+        row: Row = {"update": self.update + num_updates}
         if self.steps_per_update is not None:
             row["env_steps"] = row["update"] * self.steps_per_update
         row |= {"seconds": seconds, "compile_seconds": self.compile_seconds + compiled}
-        busy = max(seconds - self.last_seconds - (compiled - self.last_compile), 1e-9)
-        self.last_seconds, self.last_compile = seconds, compiled
-        row["updates_per_second"] = num_updates / busy
+        took, self.last_seconds = max(seconds - self.last_seconds, 1e-9), seconds
+        row["updates_per_second"] = num_updates / took
         if self.steps_per_update is not None:
-            row["steps_per_second"] = num_updates * self.steps_per_update / busy
-        return {name: _tidy(value) for name, value in (row | summarize(chunk, self.update - num_updates)).items()}
+            row["steps_per_second"] = num_updates * self.steps_per_update / took
+        return {name: _tidy(value) for name, value in (row | summarize(chunk, self.update)).items()}
 
 
 def summarize(chunk: Chunk, first: int) -> Row:

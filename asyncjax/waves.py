@@ -60,7 +60,7 @@ class Plan(NamedTuple):
     message_of: np.ndarray  # Int[U, G], where the messages of an update lie
     stale_slot: np.ndarray  # Int[U, G, L], where the views they were computed on lie
     staleness: np.ndarray  # Int[U, G]
-    write_slot: np.ndarray  # Int[U], where the new view goes
+    write_slot: np.ndarray  # Int[U], where the new view goes; S if nothing will read it
 
 
 class Planner:
@@ -143,7 +143,7 @@ class Planner:
                     if self.early:
                         free.append(slots[u * group + g])
                 self._finish(u)
-                plan.write_slot[u - start] = self.slot_of.get(u + 1, OUT_OF_RANGE)
+                plan.write_slot[u - start] = self.slot_of.get(u + 1, self.layout.num_views)
             update, num_batches = done, num_batches + 1
             plan.first_update[num_batches] = done - start
         return plan._replace(num_batches=np.int32(num_batches))
@@ -152,7 +152,7 @@ class Planner:
         """A plan of padding only."""
         shapes = self.shapes(self.layout, max_updates, self.group_size, self.num_parts)
         plan = Plan(*(np.zeros(x.shape, x.dtype) for x in shapes))
-        for padded in (plan.worker, plan.job, plan.message_slot, plan.write_slot):
+        for padded in (plan.worker, plan.job, plan.message_slot):
             padded.fill(OUT_OF_RANGE)
         plan.first_update[1:] = stop - start
         plan.staleness[: stop - start] = self.staleness[start:stop]

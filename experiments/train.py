@@ -23,7 +23,7 @@ from asyncjax import arguments, commandline, plotting, runs
 from asyncjax.arguments import Config, Plan
 from asyncjax.environment import Environment
 from asyncjax.method import Method, Result
-from asyncjax.progress import Progress
+from asyncjax.progress import Interruptible, Progress
 from asyncjax.recorder import Recorder
 
 
@@ -52,19 +52,26 @@ def train(config: Config, path: Path, resumed: bool, run_dir: list[Path]) -> Non
     config["log_every"] = config["log_every"] or max(1, min(plan.num_updates // 100, 1024))
     state = runs.load(path).restore(method) if resumed else None
     progress = Progress(plan.num_updates * plan.steps, state.update * plan.steps if state else 0)
+    interruptible = Interruptible()
+
+    def on_row(row: runs.Row) -> None:
+        progress(row)
+        interruptible.check()
+
     recorder = Recorder(
         path,
         config,
-        resume=state,
+        resume=resumed,
+        state=state,
         steps_per_update=plan.steps,
         checkpoint_every=config["checkpoint_every"],
-        on_row=progress,
+        on_row=on_row,
     )
     run_dir.append(path)
     print(
         f"{config['method']} on {env.name}: {config['num_workers']} workers, {config['engine']}, in {path}", flush=True
     )
-    with recorder, progress:
+    with interruptible, recorder, progress:
         result = run(config, plan, method, keys[0], state=state, callback=recorder, chunk_size=config["log_every"])
     summarize(config, path, evaluation_returns(config, env, method, result, keys[2]))
 
@@ -111,10 +118,10 @@ def summarize(config: Config, path: Path, returns: np.ndarray) -> None:
         "evaluation return": f"{returns.mean():.1f} +- {returns.std():.1f} ({len(returns)} episodes)"
         if len(returns)
         else "-",
-        "training return": f"{np.nanmean(metrics['return'][-10:]):.1f} (last 10 lines of metrics.jsonl)",
+        "training return": f"{last_return(metrics):.1f} (last tenth of the run)",
         "environment steps": f"{steps:,} in {schedule.num_updates:,} updates",
         "time": f"{seconds:.1f} s, {compiling:.1f} s of it compiling",
-        "speed": f"{np.median(metrics['steps_per_second']):,.0f} environment steps per second",
+        "speed": f"{np.median(metrics['steps_per_second']):,.0f} environment steps per second (median)",
         "staleness": f"mean {staleness.mean():.2f}, max {staleness.max()}",
     }
     details = {
@@ -131,6 +138,12 @@ def summarize(config: Config, path: Path, returns: np.ndarray) -> None:
     for picture in plotting.save_all(recorded).values():
         print(picture)
     print(f"{path / 'timeline.json'}  (open it in ui.perfetto.dev)")
+
+
+def last_return(metrics: dict[str, np.ndarray]) -> float:
+    """The mean return of the episodes that ended in the last tenth of the steps; NaN where none did."""
+    weights = metrics["episodes"] * (metrics["env_steps"] >= 0.9 * metrics["env_steps"][-1])
+    return float(np.nansum(metrics["return"] * weights) / max(weights.sum(), 1)) if weights.any() else float("nan")
 
 
 def keep_compiled_programs() -> None:

@@ -48,7 +48,8 @@ def test_gae_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("n", "expected"), [(1, [11.0, 2.0, 23.0, 8.0, 8.0]), (2, [2.0, 2.0, 7.0, 8.0, 8.0]), (9, [2.0, 2.0, 7.0, 8.0, 8.0])]
+    ("n", "expected"),
+    [(1, [11.0, 2.0, 23.0, 8.0, 8.0]), (2, [2.0, 2.0, 7.0, 8.0, 8.0]), (9, [2.0, 2.0, 7.0, 8.0, 8.0])],
 )
 def test_n_step_returns_by_hand(n, expected):
     np.testing.assert_allclose(returns.n_step_returns(R, DISCOUNT, V_T, n, TRUNCATED), expected)
@@ -152,9 +153,9 @@ def test_vtrace_fixed_point_is_the_value_of_the_clipped_policy_whatever_c():
     r, values = states[:, 1:].astype(np.float32), v[states].astype(np.float32)
     for clip_c in (0.0, 0.5, 1.0):
         targets = jax.vmap(
-            lambda r, v, rho, c=clip_c: returns.vtrace(
-                r, jnp.full(2, gamma, jnp.float32), v[:-1], v[1:], rho, clip_c=c
-            ).targets
+            lambda r, v, rho, c=clip_c: (
+                returns.vtrace(r, jnp.full(2, gamma, jnp.float32), v[:-1], v[1:], rho, clip_c=c).targets
+            )
         )(jnp.asarray(r), jnp.asarray(values), jnp.asarray(rho, jnp.float32))
         for s in range(2):
             start = states[:, 0] == s

@@ -39,7 +39,7 @@ def test_every_step_belongs_to_one_episode():
     segment = jax.jit(lambda r: unroll(env, coin_flips, r, 10))
     steps = rewards = 0.0
     for _ in range(5):
-        rollout, trajectory, metrics = segment(rollout)
+        rollout, _, metrics = segment(rollout)
         steps += float(metrics["length_sum"])
         rewards += float(metrics["return_sum"])
     assert steps + float(rollout.episode_length.sum()) == 5 * 10 * 6
@@ -159,7 +159,7 @@ def test_evaluation_carries_memory():
 
 def test_evaluation_errors_name_the_fix():
     key = jax.random.key(0)
-    with pytest.raises(ValueError, match="max_steps=None.*Corridor"):
+    with pytest.raises(ValueError, match=r"max_steps=None.*Corridor"):
         evaluate(ALWAYS, probes.corridor(2), 1, key)
     with pytest.raises(ValueError, match="num_episodes=0"):
         evaluate(ALWAYS, "CartPole-v1", 1, key, num_episodes=0)

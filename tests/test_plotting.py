@@ -1,0 +1,112 @@
+"""Pictures: every one has content, units and readable axes, and needs no global state."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from asyncjax import plotting, runs, schedules, service
+from asyncjax.method import Chunk, State
+from asyncjax.recorder import Recorder
+
+SCHEDULE = schedules.from_service_times(service.exponential(0.02), 200, 4, jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    """Three small recorded runs."""
+    directory = tmp_path_factory.mktemp("seeds")
+    return [write_run(directory / str(seed), seed) for seed in range(3)]
+
+
+def write_run(path, seed):
+    rng = np.random.default_rng(seed)
+    with Recorder(path, {"num_workers": 4}, steps_per_update=10) as recorder:
+        for start in range(0, 200, 10):
+            episodes = rng.integers(0, 2, (10, 1)).astype(float)
+            metrics = {"episodes": episodes, "return_sum": episodes * start, "length_sum": episodes * start}
+            part = schedules.cut(SCHEDULE, start, start + 10)
+            recorder(Chunk(State(start + 10, jnp.zeros(1), jnp.zeros((4, 1))), metrics, part))
+    return path
+
+
+def check(figure, *labels):
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())
+    assert pixels[..., :3].std() > 5, "the picture is empty"
+    shown = [text for axes in figure.axes for text in (axes.get_xlabel(), axes.get_ylabel())]
+    assert all(shown), "an axis has no label"
+    for label in labels:
+        assert any(label in text for text in shown), f"{label} is not among {shown}"
+
+
+def legend(figure):
+    shown = figure.axes[0].get_legend()
+    return [text.get_text() for text in shown.get_texts()] if shown else []
+
+
+def test_learning_curve_of_one_run(seeds):
+    check(plotting.learning_curve(seeds[0]), "environment steps", "episode return")
+    check(plotting.learning_curve(runs.load(seeds[0]), metric="steps_per_second", x="seconds"), "wall-clock time (s)")
+
+
+def test_learning_curve_of_several_seeds_and_groups(seeds):
+    figure = plotting.learning_curve({"with delay": seeds, "without": seeds[:2]}, x="update")
+    check(figure, "updates")
+    assert legend(figure) == ["with delay", "without"]
+    assert len(figure.axes[0].collections) == 2, "each group has its band"
+
+
+def test_learning_curve_of_arrays():
+    steps = np.arange(50)
+    figure = plotting.learning_curve((steps, np.random.default_rng(0).normal(size=(5, 50))))
+    check(figure, "environment steps")
+    assert legend(figure) == ["interquartile mean of 5 seeds, 95 % band"]
+
+
+def test_staleness_and_workers(seeds):
+    check(plotting.staleness_histogram(seeds[0]), "staleness (updates)", "share of messages", "worker")
+    check(plotting.worker_timeline(seeds[0]), "worker", "(ms)")
+    for schedule in (SCHEDULE, schedules.round_robin(50, 3), schedules.barrier(50, 3), schedules.sequential(1)):
+        check(plotting.staleness_histogram(schedule))
+        check(plotting.worker_timeline(schedule))
+    check(plotting.worker_timeline(SCHEDULE, start=0.0, stop=2.0), "(s)")
+
+
+def test_all_pictures_of_a_run_are_files(seeds):
+    check(plotting.dashboard(seeds[0]), "episode return", "env steps per second", "staleness (updates)", "worker")
+    paths = plotting.save_all(seeds[0])
+    assert set(paths) == {"dashboard", "return", "staleness", "workers"}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths.values())
+
+
+def test_a_metric_that_is_not_there_is_named(seeds):
+    with pytest.raises(ValueError, match=r"has no metric 'reward'; it has update, env_steps"):
+        plotting.learning_curve(seeds[0], metric="reward")
+
+
+def test_interquartile_mean():
+    ys = np.array([[0.0], [1.0], [2.0], [1000.0]])
+    middle, low, high = plotting.interquartile_mean(ys)
+    assert middle[0] == 1.5, "the lowest and the highest quarter do not count"
+    assert low[0] <= 1.5 <= high[0]
+    same, low, high = plotting.interquartile_mean(np.full((5, 3), 7.0))
+    assert np.all(same == 7.0)
+    assert np.all(low == 7.0)
+    assert np.all(high == 7.0)
+
+
+def test_running_mean_skips_what_is_missing():
+    y = np.array([np.nan, 2.0, 4.0, np.nan, 6.0])
+    np.testing.assert_array_equal(plotting.running_mean(y, 2), [np.nan, 2.0, 3.0, 4.0, 6.0])
+    np.testing.assert_array_equal(plotting.running_mean(y, 1), y)
+
+
+def test_importing_draws_in_no_plotting_library():
+    code = "import sys, asyncjax.plotting; sys.exit('matplotlib' in sys.modules or 'orbax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,218 @@
+"""The training command, end to end at a tiny size: what it writes, prints and returns."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from asyncjax import arguments, commandline, runs, schedules
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "experiments"))
+
+import train  # noqa: E402
+
+CACHE_OPTIONS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+
+TINY = ["a3c", "--num-workers", "2", "--num-envs", "2", "--unroll-length", "4", "--total-steps", "400"]
+TINY += ["--eval-episodes", "0", "--log-every", "5"]  # 50 updates in 10 chunks
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory):
+    """A compilation cache for these tests, which compile the same few programs again and again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        before = {name: getattr(jax.config, name) for name in CACHE_OPTIONS}
+        yield
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+
+def command(*extra, run_dir):
+    return [*TINY, "--run-dir", str(run_dir), *extra]
+
+
+def final_state(path):
+    run = runs.load(path)
+    method = commandline.build(commandline.factories()[run.config["method"]], run.config["env"], run.config)
+    state = run.restore(method)
+    assert state is not None
+    return state
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory):
+    path = tmp_path_factory.mktemp("train") / "emulated"
+    assert (
+        train.main(command("--engine", "emulate", "--service", "exponential", "--eval-episodes", "2", run_dir=path))
+        == 0
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def threaded(tmp_path_factory):
+    path = tmp_path_factory.mktemp("train") / "threaded"
+    assert train.main(command("--engine", "threads", "--eval-episodes", "2", run_dir=path)) == 0
+    return path
+
+
+@pytest.mark.parametrize("engine", ["emulated", "threaded"])
+def test_a_run_is_on_disk(engine, request):
+    path = request.getfixturevalue(engine)
+    run = runs.load(path)
+    assert run.config["num_envs"] == 2
+    assert run.config["env"] == "CartPole-v1"
+    assert run.metrics["env_steps"][-1] == 400
+    assert {"return", "length", "steps_per_second", "staleness", "loss", "entropy"} <= set(run.metrics)
+    assert run.schedule is not None
+    assert run.schedule.worker.shape == (50, 1)
+    assert len(json.loads((path / "summary.json").read_text())["evaluation_returns"]) == 2
+    for name in ("dashboard", "return", "staleness", "workers"):
+        assert (path / f"{name}.png").stat().st_size > 5000
+    assert json.loads((path / "timeline.json").read_text())["metadata"]["clock"] == "seconds of the run"
+
+
+def test_replay_of_the_recorded_schedule_gives_the_same_bits(threaded, tmp_path):
+    schedule = str(threaded / "schedule.npz")
+    assert train.main(command("--engine", "replay", "--schedule", schedule, run_dir=tmp_path / "again")) == 0
+    assert same(final_state(threaded).shared, final_state(tmp_path / "again").shared)
+
+
+def test_a_run_interrupted_resumed_and_made_longer(emulated, tmp_path, monkeypatch, capsys):
+    def interrupt(self, row):
+        if row["update"] == 20:
+            signal.raise_signal(signal.SIGINT)
+
+    path = tmp_path / "run"
+    options = ("--engine", "emulate", "--service", "exponential", "--eval-episodes", "2")
+    with monkeypatch.context() as patch:
+        patch.setattr("asyncjax.progress.Progress.__call__", interrupt)
+        assert train.main(command(*options, run_dir=path)) == 130
+    assert f"python experiments/train.py --resume {path}" in capsys.readouterr().err
+    assert final_state(path).update == 20
+    assert train.main(["--resume", str(path)]) == 0
+    assert same(final_state(path).shared, final_state(emulated).shared)
+    run, reference = runs.load(path), runs.load(emulated)
+    np.testing.assert_array_equal(run.metrics["loss"], reference.metrics["loss"])
+    assert same(run.schedule, reference.schedule)
+
+    assert train.main(["--resume", str(path), "--total-steps", "480"]) == 0
+    longer = runs.load(path)
+    assert longer.metrics["env_steps"][-1] == 480
+    assert longer.config["restarts"] == [400]
+    assert longer.schedule is not None
+    assert longer.schedule.time is not None
+    assert longer.schedule.worker.shape == (60, 1)
+    assert np.all(np.diff(longer.schedule.time) > 0)
+    assert same(schedules.cut(longer.schedule, 0, 50), reference.schedule)
+    assert train.main(["--resume", str(path), "--total-steps", "400"]) == 2
+    assert "longer, not shorter" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_ctrl_c_on_threads_leaves_a_checkpoint_to_resume(tmp_path):
+    path = tmp_path / "run"
+    script = [sys.executable, "-u", str(ROOT / "experiments" / "train.py")]
+    sized = command("--engine", "threads", "--total-steps", "10000000", run_dir=path)
+    process = subprocess.Popen([*script, *sized], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while process.poll() is None and len(runs.read_rows(path)) < 5:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    assert f"--resume {path}" in output
+    run, state = runs.load(path), final_state(path)
+    assert run.schedule is not None
+    assert run.schedule.num_updates == state.update == run.metrics["update"][-1]
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("--env CartPool-v1", "CartPole-v1"),
+        ("--env MountainCarContinuous-v0", "discrete"),
+        ("--num-workers 0", "num_workers=0"),
+        ("--num-envs -1", "num_envs=-1"),
+        ("--total-steps 0", "total_steps=0: train for at least 1 step."),
+        ("--learning-rate -1", "learning_rate=-1.0: a step size is positive"),
+        ("--group-size 3 --wait next_version", "group_size=3"),
+        ("--schedule missing.npz --engine replay", "schedule=missing.npz: there is no such file"),
+        ("--publication leaf --engine emulate", "use --engine threads"),
+        ("--schedule missing.npz", "use --engine emulate or replay"),
+        ("--resume nowhere", "nowhere holds no run"),
+    ],
+)
+def test_a_mistake_is_told_in_a_sentence(extra, message, tmp_path, capsys):
+    assert train.main(extra.split() if "--resume" in extra else command(*extra.split(), run_dir=tmp_path / "run")) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_in_use_is_refused(emulated, capsys):
+    assert train.main(command(run_dir=emulated)) == 2
+    assert f"continue its run with --resume {emulated}" in capsys.readouterr().err
+
+
+def test_a_failing_run_keeps_what_it_has_and_tells_why(tmp_path, capsys):
+    path = tmp_path / "run"
+    options = ["--engine", "emulate", "--learning-rate", "1e30", "--optimizer", "sgd"]
+    assert train.main(command(*options, run_dir=path)) == 1
+    error = capsys.readouterr().err
+    assert "non-finite" in error
+    assert "Traceback" not in error
+    assert f"Recorded so far: {path}" in error
+    assert runs.load(path).schedule is not None
+
+
+def test_an_unexpected_error_shows_its_traceback(tmp_path, monkeypatch, capsys):
+    def fail(self, row):
+        raise RuntimeError("the display broke")
+
+    monkeypatch.setattr("asyncjax.progress.Progress.__call__", fail)
+    assert train.main(command("--engine", "emulate", run_dir=tmp_path / "run")) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" in error
+    assert "the display broke" in error
+    assert runs.load(tmp_path / "run").metrics["update"].tolist() == [5]
+
+
+def test_help_explains_every_option(capsys):
+    for name, factory in commandline.factories().items():
+        names = [field.name for field in dataclasses.fields(commandline.options(factory))]
+        assert {"num_envs", "unroll_length", "discount", "learning_rate"} <= set(names)
+        helps = commandline.argument_helps(factory)
+        for option in names:
+            assert helps.get(option) or option == "learning_rate", f"{name}: {option} has no line in Args"
+        with pytest.raises(SystemExit) as ended:
+            train.main([name, "--help"])
+        assert ended.value.code == 0
+        shown = capsys.readouterr().out
+        for option in [*names, "total_steps", "bound", "checkpoint_every"]:
+            assert f"--{option.replace('_', '-')}" in shown
+
+
+def test_by_default_the_workers_of_emulate_take_turns():
+    parts = (arguments.Training(engine="emulate", total_steps=50), arguments.Asynchrony())
+    config = arguments.configuration("a3c", *parts) | {"num_envs": 1, "unroll_length": 1}
+    schedule = arguments.make_plan(config, jax.random.key(0)).schedule
+    assert schedule is not None
+    np.testing.assert_array_equal(schedule.worker.ravel(), np.arange(50) % 8)
+    np.testing.assert_array_equal(schedule.staleness().ravel(), np.minimum(np.arange(50), 7))

@@ -6,9 +6,7 @@ from asyncjax.emulate import emulate
 from asyncjax.environment import Environment, make_env
 from asyncjax.evaluate import evaluate
 from asyncjax.method import Chunk, Method, Policy, Result, Stale, State
-from asyncjax.methods.a3c import a3c
-from asyncjax.methods.gradient import gradient_method
-from asyncjax.methods.sgd import sgd
+from asyncjax.methods import a3c, gradient_method, sgd
 from asyncjax.recorder import Recorder
 from asyncjax.replay import replay
 from asyncjax.schedules import Schedule

@@ -60,7 +60,8 @@ class HostProgram:
         self.work_metrics, self.apply_metrics = Packer.of(packed.work_metrics), Packer.of(apply_metrics)
         self._executables: dict[tuple[str, jax.Device], Any] = {}
         self.load = jax.jit(self._load)
-        self._unload = jax.jit(self._unpack_all)
+        self._unload = jax.jit(self._unpack_state)
+        self._unload_view = jax.jit(packed.unpack_view)
 
     def work_on(self, device: jax.Device) -> Any:
         """The executable (View, Packed local) -> Worked, for one device."""
@@ -108,13 +109,12 @@ class HostProgram:
 
     def unload(self, update: int, shared: Packed, local: Sequence[Packed], views: dict[int, View], time: float) -> State:
         """The state after an update, unpacked."""
-        unpacked_shared, unpacked_local, unpacked_views = self._unload(shared, list(local), views)
-        return State(update, unpacked_shared, unpacked_local, unpacked_views, time)
+        unpacked_views = {version: self._unload_view(view) for version, view in views.items()}
+        return State(update, *self._unload(shared, list(local)), unpacked_views, time)
 
-    def _unpack_all(self, shared: Packed, local: list[Packed], views: dict[int, View]) -> Any:
+    def _unpack_state(self, shared: Packed, local: list[Packed]) -> Any:
         rows = jax.tree.map(lambda *rows: jnp.stack(rows), *local) if local[0] else local[0]
-        unpacked_views = {version: self.packed.unpack_view(view) for version, view in views.items()}
-        return self.packed.shared.unpack(shared), self.packed.local.unpack(rows), unpacked_views
+        return self.packed.shared.unpack(shared), self.packed.local.unpack(rows)
 
 
 @lru_cache(maxsize=128)
@@ -139,18 +139,15 @@ class Log:
         self.times.append(time)
         self.applied.append(metrics)
 
-    def take(self) -> tuple[dict[str, np.ndarray], Schedule]:
-        """Metrics and schedule of the updates since the last call."""
-        num_updates = len(self.times)
-        jobs, times, applied = self.jobs[:num_updates], self.times[:num_updates], self.applied[:num_updates]
-        del self.jobs[:num_updates], self.times[:num_updates], self.applied[:num_updates]
-        of_work = _stack(self.program.work_metrics, [job.worked.metrics for group in jobs for job in group])
-        metrics = {n: x.reshape(num_updates, self.program.group_size, *x.shape[1:]) for n, x in of_work.items()}
-        return merge_metrics(metrics, _stack(self.program.apply_metrics, applied)), self._schedule(jobs, times)
+    def read(self) -> tuple[dict[str, np.ndarray], Schedule]:
+        """The metrics and the schedule of the logged updates."""
+        of_work = _stack(self.program.work_metrics, [job.worked.metrics for group in self.jobs for job in group])
+        metrics = {n: x.reshape(len(self.jobs), -1, *x.shape[1:]) for n, x in of_work.items()}
+        return merge_metrics(metrics, _stack(self.program.apply_metrics, self.applied)), self._schedule()
 
-    def _schedule(self, jobs: list[list[Job]], times: list[float]) -> Schedule:
-        shape = (len(jobs), self.program.group_size)
-        flat = [job for group in jobs for job in group]
+    def _schedule(self) -> Schedule:
+        shape = (len(self.jobs), self.program.group_size)
+        flat = [job for group in self.jobs for job in group]
         worker = np.array([job.worker for job in flat], np.int32).reshape(shape)
         begin = np.array([job.begin for job in flat], np.float64).reshape(shape)
         end = np.array([job.end for job in flat], np.float64).reshape(shape)
@@ -160,7 +157,7 @@ class Log:
         if num_parts > 1:
             structure = jax.tree.structure(self.program.packed.view_like)
             read = structure.unflatten([parts[p] for p in self.program.packed.parts])
-        return Schedule(worker, read, np.array(times, np.float64), begin, end)
+        return Schedule(worker, read, np.array(self.times, np.float64), begin, end)
 
 
 def _stack(packer: Packer, rows: list[Packed]) -> dict[str, np.ndarray]:

@@ -54,28 +54,33 @@ class MinAtarCNN(nn.Module):
 
 
 class ActorCritic(nn.Module):
-    """Logits of the policy and the value, from one shared torso.
+    """Logits of the policy and the value.
 
     Attributes:
       num_actions: A.
       torso: Float[...] -> Float[F].
+      value_torso: a second torso for the value; None shares the policy's. Where values are large, learning them
+        through a shared torso first saturates what the policy needs: on Acrobot a shared MLP learns nothing.
       num_values: the number of values of a discrete observation, which is fed one-hot; None for arrays.
     """
 
     num_actions: int
     torso: nn.Module
+    value_torso: nn.Module | None = None
     num_values: int | None = None
 
     @nn.compact
     def __call__(self, observation: PyTree) -> tuple[jax.Array, jax.Array]:
         """An observation -> (logits Float[A], value Float[])."""
-        x = self.torso(encode(observation, self.num_values))
+        x = encode(observation, self.num_values)
+        features = self.torso(x)
+        value_features = features if self.value_torso is None else self.value_torso(x)
         # Small policy weights make the first policy nearly uniform, whatever is observed.
-        return dense(self.num_actions, 0.01)(x), dense(1, 1.0)(x)[0]
+        return dense(self.num_actions, 0.01)(features), dense(1, 1.0)(value_features)[0]
 
 
 def actor_critic(env: Environment) -> ActorCritic:
-    """The default network of an environment: a CNN for images, an MLP for all else.
+    """The default network of an environment: one CNN for images, an MLP each for policy and value for all else.
 
     Args:
       env: an environment with discrete actions.
@@ -93,11 +98,11 @@ def actor_critic(env: Environment) -> ActorCritic:
       >>> network.apply(params, observation)[0].shape
       (3,)
     """
-    space = env.observation_space
-    if isinstance(space, Discrete):
-        return ActorCritic(env.action_space.num_values, MLP(), space.num_values)
-    is_image = len(getattr(space, "shape", ())) == 3
-    return ActorCritic(env.action_space.num_values, MinAtarCNN() if is_image else MLP())
+    space, num_actions = env.observation_space, env.action_space.num_values
+    if len(getattr(space, "shape", ())) == 3:
+        return ActorCritic(num_actions, MinAtarCNN())
+    num_values = space.num_values if isinstance(space, Discrete) else None
+    return ActorCritic(num_actions, MLP(), MLP(), num_values)
 
 
 def encode(observation: PyTree, num_values: int | None = None) -> jax.Array:

@@ -66,7 +66,7 @@ class Packer(NamedTuple):
         for like in self.leaves:
             vector, start, size = packed[like.dtype], offsets[like.dtype], math.prod(like.shape)
             offsets[like.dtype] += size
-            leaf = jax.lax.slice_in_dim(vector, start, start + size, axis=-1).reshape(*vector.shape[:-1], *like.shape)
+            leaf = vector[..., start : start + size].reshape(*vector.shape[:-1], *like.shape)  # numpy stays numpy
             leaves.append(jax.random.wrap_key_data(leaf, impl=like.key_impl) if like.key_impl else leaf)
         return self.treedef.unflatten(leaves)
 

@@ -45,24 +45,39 @@ class Program:
 
     def load(self, layout: Layout, state: State, slot_of: dict[int, int]) -> Carry:
         """The carry at the start of an update, in arrays of its own, since the loop donates them."""
-        known = {**state.views, state.update: self.packed.view(state.shared)}
+        known = {**state.views, state.update: None}
+        if missing := [version for version in slot_of if version not in known]:
+            raise ValueError(
+                f"state.views holds the versions {sorted(state.views)}, but the schedule still reads version"
+                f" {missing[0]} after update {state.update}: continue with the schedule that the state comes from."
+            )
+        older = [(slot, known[version]) for version, slot in slot_of.items() if version != state.update]
+        newest = slot_of.get(state.update, layout.num_views)
+        return self._load(layout, state.shared, state.local, newest, older)
+
+    @partial(jax.jit, static_argnums=(0, 1))
+    def _load(
+        self, layout: Layout, shared: PyTree, local: PyTree, newest: jax.Array, older: list[tuple[jax.Array, PyTree]]
+    ) -> Carry:
         views = _zeros(layout.num_views + 1, self.packed.view_like)
-        for version, slot in slot_of.items():
-            if version not in known:
-                raise ValueError(
-                    f"state.views holds the versions {sorted(state.views)}, but the schedule still reads version"
-                    f" {version} after update {state.update}: continue with the schedule that the state comes from."
-                )
-            views = _write(views, slot, known[version])
+        for slot, view in [(newest, self.packed.view(shared)), *older]:
+            views = _write(views, slot, view)
         messages = _zeros(layout.num_messages, self.packed.message.like())
-        shared, local = jax.tree.map(jnp.copy, (state.shared, self.packed.local.pack(state.local, 1)))
+        shared, local = jax.tree.map(jnp.copy, (shared, self.packed.local.pack(local, 1)))
         return Carry(shared, local, views, messages, jnp.int32(-1))
 
     def unload(self, carry: Carry, update: int, slot_of: dict[int, int]) -> State:
         """The state after an update, in arrays of its own."""
-        views = {v: jax.tree.map(lambda x, s=s: x[s], carry.views) for v, s in slot_of.items() if v != update}
-        shared, local = jax.tree.map(jnp.copy, (carry.shared, self.packed.local.unpack(carry.local)))
-        return State(update, shared, local, views)
+        views = {version: self._row(carry.views, slot) for version, slot in slot_of.items() if version != update}
+        return State(update, *self._unload(carry.shared, carry.local), views)
+
+    @partial(jax.jit, static_argnums=0)
+    def _row(self, rows: PyTree, index: jax.Array) -> PyTree:
+        return jax.tree.map(lambda x: x[index], rows)
+
+    @partial(jax.jit, static_argnums=0)
+    def _unload(self, shared: PyTree, local: Packed) -> tuple[PyTree, PyTree]:
+        return jax.tree.map(jnp.copy, (shared, self.packed.local.unpack(local)))
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 

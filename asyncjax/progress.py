@@ -24,8 +24,9 @@ class Progress:
 
         self.console = Console()
         self.total, self.between = total, seconds_between_lines
+        self.last_return: float | None = None
         self.begun: tuple[float, int] | None = None
-        self.printed = time.perf_counter()
+        self.started = self.printed = time.perf_counter()
         self.bar = progress.Progress(
             progress.TextColumn("{task.description}"),
             progress.BarColumn(bar_width=None),
@@ -49,10 +50,16 @@ class Progress:
     def __call__(self, row: Row) -> None:
         """Shows one row."""
         done = row.get("env_steps", row["update"])
+        if row.get("return") is not None:
+            self.last_return = row["return"]
+        elif "return" in row:
+            row = {**row, "return": self.last_return}  # no episode ended: what the last ones gave
         self.bar.update(self.task, completed=done, description="training", text=describe(row))
         now = time.perf_counter()
         if self.begun is None:
-            self.begun = (now, done)  # compiling is over: the speed from here on tells when the run will end
+            print(f"first updates after {now - self.started:.1f} s, compiling included", flush=True)
+            self.begun = (now, done)  # the speed from here on tells when the run will end
+            self.printed = now
         last = done >= self.total
         if not self.console.is_terminal and (last or now - self.printed >= self.between):
             self.printed = now

@@ -66,8 +66,8 @@ class Recorder:
             check_config(self.path, config, may_differ)
         else:
             create(self.path)
-        replace_file(self.path / "config.json", json.dumps(dict(config), indent=2))
         replace_file(self.path / "versions.json", json.dumps(versions(), indent=2))
+        replace_file(self.path / "config.json", json.dumps(dict(config), indent=2))
         self.update = update = state.update if state else 0
         rows = [row for row in read_rows(self.path) if row["update"] <= update]
         self.parts = _recorded_schedule(self.path, update) if resume else []

@@ -11,7 +11,7 @@ from asyncjax.engine import check_positive, chunks, concatenate_metrics, initial
 from asyncjax.host import HostProgram, Job, Log, View, cached_host_program
 from asyncjax.method import Chunk, Method, Result, State
 from asyncjax.packing import Packed
-from asyncjax.schedules import Schedule, check
+from asyncjax.schedules import Schedule, check, cut
 from asyncjax.waves import last_use, read_parts, stack_reads
 
 
@@ -66,10 +66,11 @@ def replay(
     collected = []
     for start, stop in chunks(state.update, schedule.num_updates, chunk_size):
         bad = next((t for t in range(start, stop) if not run.update(t) and check_finite), None)
-        metrics, happened = run.log.take()
+        metrics, _ = run.log.read()
+        run.log = Log(run.program)
         collected.append(metrics)
         if callback is not None:
-            callback(Chunk(run.state() if bad is None else None, metrics, happened))
+            callback(Chunk(run.state() if bad is None else None, metrics, cut(schedule, start, run.done)))
         if bad is not None:
             raise not_finite(bad, schedule.worker[bad])
     return Result(*run.state()[1:3], concatenate_metrics(collected))

@@ -136,6 +136,7 @@ class _Team:
         self.group: list[Job] = []
         self.log = Log(program)
         self.finite = True
+        self.taken: tuple[Log, Any] | None = None
 
         self.commit_lock = threading.Lock()
         self.turn = threading.Condition()  # told when a waiting worker may have its turn
@@ -155,6 +156,7 @@ class _Team:
 
         def deliver() -> None:
             chunk = self._take(with_state=callback is not None)
+            self.taken = None  # from here on it is the callback's
             if chunk.schedule.num_updates:
                 collected.append(chunk[1:])
                 if callback is not None:
@@ -188,7 +190,7 @@ class _Team:
             worker, error = self.failure
             raise error
         state = self._state()
-        metrics, schedules = zip(*(collected or [self.log.take()]), strict=True)
+        metrics, schedules = zip(*(collected or [self.log.read()]), strict=True)
         return Result(state.shared, state.local, concatenate_metrics(metrics)), concatenate(schedules)
 
     def _check_stuck(self, timeout: float) -> None:
@@ -211,12 +213,14 @@ class _Team:
                 thread.join(max(0.0, deadline - time.perf_counter()))
 
     def _take(self, with_state: bool) -> Chunk:
-        with self.commit_lock:  # for moving pointers only; the copies are made outside
-            log, self.log = self.log, Log(self.program)
-            snapshot = (self.coordinator.version, self.shared, list(self.local), {}, self._now())
-        metrics, schedule = log.take()
-        state = self._unload(snapshot) if with_state and self.finite else None
-        return Chunk(state, metrics, schedule)
+        """What happened since the last chunk. It is kept in `taken` until it is delivered, come what may."""
+        if self.taken is None:
+            with self.commit_lock:  # for moving pointers only; the copies are made outside
+                snapshot = (self.coordinator.version, self.shared, list(self.local), {}, self._now())
+                self.taken, self.log = (self.log, snapshot), Log(self.program)
+        log, snapshot = self.taken
+        metrics, schedule = log.read()
+        return Chunk(self._unload(snapshot) if with_state and self.finite else None, metrics, schedule)
 
     def _state(self) -> State:
         return self._unload((self.coordinator.version, self.shared, self.local, {}, self._now()))

@@ -16,6 +16,8 @@ COMMITS = 0  # the thread id of the row of commits; worker w has w + 1
 def chrome_trace(schedule: Schedule, max_jobs: int = MAX_JOBS) -> dict[str, Any]:
     """Trace events: a row per worker with its jobs and waits, a row of commits, an arrow from each job to its commit.
 
+    A commit lasts from when its group was complete, and the one before it done, until the new version was there.
+
     Times are microseconds since the run began. Without recorded times an update takes one virtual
     second and a job lasts from its read to its commit.
 
@@ -31,10 +33,11 @@ def chrome_trace(schedule: Schedule, max_jobs: int = MAX_JOBS) -> dict[str, Any]
     num_updates, group_size = worker.shape
     first = max(0, num_updates - max(max_jobs // group_size, 1))
     until = _next_begin(worker, begin, end)
+    applying = np.maximum(np.append(0.0, commit[:-1]), np.minimum(end.max(1), commit))  # updates are serial
     events = [_named(COMMITS, "commits"), *(_named(w + 1, f"worker {w}") for w in range(schedule.num_workers))]
     for t in range(first, num_updates):
         at = _micro(commit[t])
-        events.append(_slice(f"commit {t}", COMMITS, at, at, {"update": t}))
+        events.append(_slice(f"commit {t}", COMMITS, _micro(applying[t]), at, {"update": t}))
         for g in range(group_size):
             args = {"update": t, "version_read": t - int(staleness[t, g]), "staleness": int(staleness[t, g])}
             tid, start, stop, free = int(worker[t, g]) + 1, *map(_micro, (begin[t, g], end[t, g], until[t, g]))

@@ -85,7 +85,7 @@ class Planner:
         self.newest_read = read.max(-1).ravel().tolist()
         self.flat_worker = worker.ravel().tolist()
         self.last_use = last_use(read)
-        num_views = max_live(self.last_use)
+        num_views = room(max_live(self.last_use), num_workers + self.group_size - 1)
         self.layout = self.sizes(num_workers, self.group_size, width, early, num_views)
         # Beside the group that the next update needs, this many messages may wait.
         self.ahead = self.layout.num_messages - self.group_size
@@ -115,11 +115,13 @@ class Planner:
 
     def whole(self, num_views: int | None = None) -> Plan:
         """The plan of the whole schedule; num_views is the room there is for views."""
-        if num_views is not None and num_views < self.layout.num_views:
+        if num_views is not None and num_views < (needed := max_live(self.last_use)):
             raise ValueError(
-                f"num_views={num_views}: this schedule keeps {self.layout.num_views} views alive at once, more than the"
-                f" room reserved for a traced schedule; pass num_views={self.layout.num_views} or more."
+                f"num_views={num_views}: this schedule keeps {needed} views alive at once, more than the"
+                f" room reserved for a traced schedule; pass num_views={needed} or more."
             )
+        if num_views is not None:
+            self.layout = self.layout._replace(num_views=num_views)
         return self.chunk(0, self.num_updates, self.num_updates)
 
     def chunk(self, start: int, stop: int, max_updates: int) -> Plan:
@@ -282,6 +284,15 @@ def read_parts(read: PyTree, view: PyTree) -> tuple[int, ...]:
             " give one Int[T, G] for the whole view, or one for each of its subtrees."
         ) from error
     return tuple(part for part, subtree in enumerate(subtrees) for _ in jax.tree.leaves(subtree))
+
+
+def room(num_live: int, usual: int) -> int:
+    """A little more room than is needed, so that similar schedules share one compiled program.
+
+    It is never more than any realizable schedule may need, unless this one needs more.
+    """
+    rounded = 1 << (num_live - 1).bit_length()
+    return min(rounded, usual) if num_live <= usual else rounded
 
 
 def distinct_workers(worker: np.ndarray) -> bool:

@@ -43,8 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def train(config: Config, path: Path, resumed: bool, run_dir: list[Path]) -> None:
     """One run, from its configuration to its summary."""
-    if config["compilation_cache"]:
-        keep_compiled_programs()
+    prepare_jax(config["compilation_cache"])
     keys = jax.random.split(jax.random.key(config["seed"]), 3)  # of the run, the schedule and the evaluation
     env = asyncjax.make_env(config["env"])
     method = commandline.build(commandline.factories()[config["method"]], env, config)
@@ -68,9 +67,9 @@ def train(config: Config, path: Path, resumed: bool, run_dir: list[Path]) -> Non
         on_row=on_row,
     )
     run_dir.append(path)
-    print(
-        f"{config['method']} on {env.name}: {config['num_workers']} workers, {config['engine']}, in {path}", flush=True
-    )
+    begun = f", continued at {state.update * plan.steps:,} steps" if state else ""
+    workers = f"{config['num_workers']} workers, {config['engine']}"
+    print(f"{config['method']} on {env.name}: {workers}, in {path}{begun}", flush=True)
     with interruptible, recorder, progress:
         result = run(config, plan, method, keys[0], state=state, callback=recorder, chunk_size=config["log_every"])
     summarize(config, path, evaluation_returns(config, env, method, result, keys[2]))
@@ -146,9 +145,11 @@ def last_return(metrics: dict[str, np.ndarray]) -> float:
     return float(np.nansum(metrics["return"] * weights) / max(weights.sum(), 1)) if weights.any() else float("nan")
 
 
-def keep_compiled_programs() -> None:
-    """Turns JAX's persistent compilation cache on, unless the user has said where it is already."""
-    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
+def prepare_jax(compilation_cache: bool) -> None:
+    """Options of JAX that have to be set before it computes anything."""
+    # A call from a worker's thread computes there and then, instead of waking another thread first.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    if compilation_cache and getattr(jax.config, "jax_compilation_cache_dir", None) is None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "asyncjax"
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

@@ -17,7 +17,7 @@ OBSERVATIONS = Box(-np.ones(1, np.float32), np.ones(1, np.float32), (1,), np.dty
 def episodic(
     name: str,
     start: Callable[[jax.Array], jax.Array],
-    move: Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any, jax.Array, jax.Array]],
+    move: Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any, Any, Any]],
     num_actions: int = 2,
     max_steps: int | None = None,
 ) -> Environment:
@@ -31,12 +31,13 @@ def episodic(
         return (x, jnp.int32(0)), x
 
     def step(key, state, action):
-        x, reward, terminated, truncated = move(*state, action)
+        x, time = state
+        x, reward, terminated, truncated = move(x, time, action)
         terminated = jnp.asarray(terminated)
         truncated = jnp.asarray(truncated) & ~terminated
         done = terminated | truncated
         fresh, observation = reset(key)
-        state = jax.tree.map(lambda a, b: jnp.where(done, a, b), fresh, (x, state[1] + 1))
+        state = jax.tree.map(lambda a, b: jnp.where(done, a, b), fresh, (x, time + 1))
         observation = jnp.where(done, observation, x)
         return state, Step(observation, x, jnp.asarray(reward, jnp.float32), terminated, truncated)
 

@@ -6,12 +6,12 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-import probes
 import pytest
 
 from asyncjax.environment import Box, Discrete, Environment, make_env
 from asyncjax.gymnax_adapter import NEEDS_DOWNLOAD, gymnax_semantics, import_gymnax
 from asyncjax.networks import actor_critic
+from tests import probes
 
 gymnax = import_gymnax()
 IDS = [name for name in gymnax.registered_envs if name != NEEDS_DOWNLOAD]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -21,21 +22,8 @@ sys.path.insert(0, str(ROOT / "experiments"))
 
 import train  # noqa: E402
 
-CACHE_OPTIONS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-
 TINY = ["a3c", "--num-workers", "2", "--num-envs", "2", "--unroll-length", "4", "--total-steps", "400"]
 TINY += ["--eval-episodes", "0", "--log-every", "5"]  # 50 updates in 10 chunks
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory):
-    """A compilation cache for these tests, which compile the same few programs again and again."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        before = {name: getattr(jax.config, name) for name in CACHE_OPTIONS}
-        yield
-        for name, value in before.items():
-            jax.config.update(name, value)
 
 
 def command(*extra, run_dir):
@@ -129,7 +117,9 @@ def test_ctrl_c_on_threads_leaves_a_checkpoint_to_resume(tmp_path):
     path = tmp_path / "run"
     script = [sys.executable, "-u", str(ROOT / "experiments" / "train.py")]
     sized = command("--engine", "threads", "--total-steps", "10000000", run_dir=path)
-    process = subprocess.Popen([*script, *sized], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment}
+    process = subprocess.Popen([*script, *sized], **pipes)
     while process.poll() is None and len(runs.read_rows(path)) < 5:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)

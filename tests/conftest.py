@@ -1,0 +1,20 @@
+"""Settings of the whole suite: the strictest JAX, and compiled programs kept between runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import hypothesis
+import jax
+
+CACHE = Path(__file__).parent.parent / ".cache" / "jax-tests"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))  # also for the tests' subprocesses
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+hypothesis.settings.register_profile("asyncjax", deadline=None, derandomize=True, max_examples=25)
+hypothesis.settings.load_profile("asyncjax")

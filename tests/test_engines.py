@@ -1,0 +1,237 @@
+"""Laws of the engines: they all compute the definition, and threads can be replayed bit for bit."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import strategies as st
+
+import asyncjax as aj
+from asyncjax.waves import Planner, stack_reads
+from tests.laws import KEY, METHODS, assert_close, assert_equal, definition, method, noisy_quadratic, schedules
+
+WORKERS = 4
+DISCIPLINES: dict[str, dict[str, Any]] = {
+    "asynchronous": {},
+    "groups": {"group_size": 3},
+    "barrier": {"group_size": WORKERS, "wait": "next_version"},
+    "backup workers": {"group_size": 2, "wait": "next_version"},
+    "bounded": {"bound": 2},
+    "leaf by leaf": {"publication": "leaf"},
+    "leaf by leaf, groups": {"publication": "leaf", "group_size": 2},
+    "stragglers": {"service": aj.service.straggler(0.2, 10.0, aj.service.exponential(0.001))},
+}
+
+everywhere = pytest.mark.parametrize("name", METHODS)
+
+
+@pytest.mark.parametrize("discipline", DISCIPLINES)
+@everywhere
+def test_replay_repeats_a_threaded_run_bit_for_bit(name: str, discipline: str) -> None:
+    run, options = method(name), DISCIPLINES[discipline]
+    result, schedule = aj.run_threads(run, KEY, num_workers=WORKERS, num_updates=30, **options)
+    assert schedule.worker.shape == (30, options.get("group_size", 1))
+    assert aj.schedules.is_realizable(schedule)
+    again = aj.replay(run, schedule, KEY, num_workers=WORKERS)
+    assert_equal(result, again)
+    assert_close(aj.emulate(run, schedule, KEY, num_workers=WORKERS), again)
+
+
+@everywhere
+@hypothesis.given(schedule=schedules(), width=st.sampled_from([1, 2, 3]), chunk_size=st.sampled_from([3, 64]))
+@hypothesis.settings(max_examples=10)
+def test_all_engines_compute_the_definition(name: str, schedule: aj.Schedule, width: int, chunk_size: int) -> None:
+    run, expected = method(name), definition(method(name), schedule, KEY, 3)
+    assert_close(aj.replay(run, schedule, KEY, num_workers=3, chunk_size=chunk_size), expected)
+    assert_close(aj.emulate(run, schedule, KEY, num_workers=3, width=width, chunk_size=chunk_size), expected)
+
+
+@hypothesis.given(data=st.data())
+@hypothesis.settings(max_examples=10)
+def test_torn_reads_take_each_part_from_its_version(data: st.DataObject) -> None:
+    run, schedule = method("sgd"), data.draw(schedules())
+    other = np.array([[data.draw(st.integers(0, t)) for _ in row] for t, row in enumerate(schedule.worker)], np.int32)
+    torn = schedule._replace(read={"w": schedule.read, "b": other})
+    expected = definition(run, torn, KEY, 3)
+    assert_close(aj.emulate(run, torn, KEY, num_workers=3), expected)
+    assert_close(aj.replay(run, torn, KEY, num_workers=3), expected)
+    np.testing.assert_array_equal(torn.staleness(), np.maximum(schedule.staleness(), schedule._replace(read=other).staleness()))
+
+
+@everywhere
+def test_a_run_under_vmap_is_the_runs_one_by_one(name: str) -> None:
+    run, schedule = method(name), aj.schedules.round_robin(10, 3)
+    keys = jax.random.split(KEY, 2)
+    together = jax.jit(jax.vmap(lambda key: aj.emulate(run, schedule, key)))(keys)
+    for i in range(2):
+        assert_close(jax.tree.map(lambda x, i=i: x[i], together), aj.emulate(run, schedule, keys[i]))
+
+
+@pytest.mark.parametrize("options", [{}, {"width": 3}], ids=["event by event", "waves"])
+def test_schedules_may_be_mapped_and_traced(options: dict[str, int]) -> None:
+    run = method("sgd")
+    many = [aj.schedules.fixed_delay(12, delay, num_workers=3) for delay in (0, 2, 7)]
+    stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *many)
+    expected = [aj.emulate(run, schedule, KEY) for schedule in many]
+    mapped = jax.vmap(lambda schedule: aj.emulate(run, schedule, KEY, **options))(stacked)
+    only_reads = jax.vmap(lambda read: aj.emulate(run, many[0]._replace(read=read), KEY, **options))(stacked.read)
+    traced = jax.jit(lambda schedule: aj.emulate(run, schedule, KEY, num_workers=3, num_views=8, **options))
+    for i, one in enumerate(expected):
+        for results in (mapped, only_reads):
+            assert_close(jax.tree.map(lambda x, i=i: x[i], results), one)
+        assert_close(traced(many[i]), one)
+
+
+def test_numeric_hyperparameters_may_be_mapped() -> None:
+    schedule, rates = aj.schedules.round_robin(10, 3), jnp.array([0.1, 0.3])
+
+    def final(rate: Any) -> jax.Array:
+        return aj.emulate(aj.sgd(lambda w: 0.5 * w**2, 1.0, optimizer=optax.sgd(rate)), schedule, KEY).shared.params
+
+    np.testing.assert_allclose(jax.vmap(final)(rates), [final(0.1), final(0.3)], rtol=1e-6)
+
+
+def test_a_traced_schedule_that_does_not_fit_is_an_error() -> None:
+    run = method("sgd")
+    with pytest.raises(ValueError, match="pass num_workers="):
+        jax.jit(lambda schedule: aj.emulate(run, schedule, KEY).shared)(aj.schedules.round_robin(3, 2))
+    tight = jax.jit(lambda schedule: aj.emulate(run, schedule, KEY, num_workers=1).shared)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="num_views=1: this schedule keeps 4 views"):
+        jax.block_until_ready(tight(aj.schedules.fixed_delay(10, 3)))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="does not exist yet"):
+        jax.block_until_ready(tight(aj.schedules.sequential(3)._replace(read=np.array([[0], [2], [0]]))))
+
+
+@pytest.mark.parametrize("engine", [aj.emulate, aj.replay])
+def test_a_second_run_traces_nothing(engine: Any) -> None:
+    traces = []
+    plain = noisy_quadratic()
+
+    def work(view: Any, local: Any) -> Any:
+        traces.append(1)
+        return plain.work(view, local)
+
+    run, schedule = plain._replace(work=work), aj.schedules.round_robin(10, 3)
+    engine(run, schedule, KEY)
+    count = len(traces)
+    engine(run, schedule, jax.random.key(1))
+    assert count == len(traces) > 0
+
+
+def test_a_run_of_w_workers_keeps_w_views_whatever_the_staleness() -> None:
+    slow = aj.service.exponential([1.0, 1.0, 1.0, 100.0])
+    schedule = aj.schedules.from_service_times(slow, 400, 4, KEY)
+    assert schedule.staleness().max() > 50
+
+    def views_kept(s: aj.Schedule) -> int:
+        return Planner(s.worker, stack_reads(s.read), s.num_workers, width=2).layout.num_views
+
+    assert views_kept(schedule) == 4
+    assert views_kept(aj.schedules.barrier(50, 8)) == 1
+    assert views_kept(aj.schedules.round_robin(50, 6)) == 6
+
+
+@everywhere
+@pytest.mark.parametrize("engine", [aj.emulate, aj.replay])
+def test_a_run_continues_bit_for_bit_from_any_chunk(engine: Any, name: str) -> None:
+    run, schedule = method(name), aj.schedules.from_service_times(aj.service.exponential(1.0), 20, 3, KEY)
+    chunks: list[aj.Chunk] = []
+    whole = engine(run, schedule, KEY, chunk_size=6, callback=chunks.append)
+    assert [chunk.state.update for chunk in chunks if chunk.state] == [6, 12, 18, 20]
+    assert_equal(whole.metrics, jax.tree.map(lambda *xs: np.concatenate(xs), *[c.metrics for c in chunks]))
+    assert_equal(aj.schedules.concatenate([c.schedule for c in chunks]), schedule)
+    for chunk in chunks:
+        rest = engine(run, schedule, KEY, chunk_size=6, state=chunk.state)
+        assert_equal(rest[:2], whole[:2])
+        assert chunk.state is not None
+        assert_equal(rest.metrics, {n: x[chunk.state.update :] for n, x in whole.metrics.items()} if rest.metrics else {})
+
+
+@everywhere
+def test_the_whole_record_of_a_continued_threaded_run_replays(name: str) -> None:
+    run, chunks = method(name), []
+    aj.run_threads(run, KEY, num_workers=3, num_updates=12, chunk_size=5, callback=chunks.append)
+    first = aj.schedules.concatenate([chunk.schedule for chunk in chunks[:1]])
+    state = chunks[0].state
+    result, rest = aj.run_threads(run, KEY, num_workers=3, num_updates=20, state=state)
+    assert first.num_updates == state.update
+    assert rest.time[0] >= first.time[-1]
+    whole = aj.schedules.concatenate([first, rest])
+    assert_equal(aj.replay(run, whole, KEY, num_workers=3)[:2], result[:2])
+
+
+@everywhere
+def test_relabelled_workers_with_their_states_change_nothing(name: str) -> None:
+    run, schedule = method(name), aj.schedules.from_service_times(aj.service.exponential(1.0), 15, 3, KEY)
+    new_label = np.array([2, 0, 1], np.int32)
+    plain = aj.emulate(run, schedule, KEY, width=1)
+
+    def init(key: jax.Array, num_workers: int) -> Any:
+        shared, local = run.init(key, num_workers)
+        return shared, jax.tree.map(lambda x: x[jnp.argsort(jnp.asarray(new_label))], local)
+
+    renamed = schedule._replace(worker=new_label[schedule.worker])
+    result = aj.emulate(run._replace(init=init), renamed, KEY, width=1)
+    assert_equal(result.shared, plain.shared)
+    assert_equal(result.metrics, plain.metrics)
+    assert_equal(jax.tree.map(lambda x: x[new_label], result.local), plain.local)
+
+
+def test_a_group_at_one_point_is_one_batch_step_for_sgd_and_not_for_momentum() -> None:
+    """K gradients at one point with step eta / K, against one mean-gradient step with eta."""
+
+    def final(optimizer: Any, schedule: aj.Schedule) -> jax.Array:
+        run = aj.sgd(lambda w, x: 0.5 * (w - x) ** 2, 1.0, optimizer=optimizer, sample=jax.random.normal)
+        return aj.emulate(run, schedule, KEY, num_workers=4).shared.params
+
+    one_by_one = aj.Schedule(np.arange(4, dtype=np.int32)[:, None], np.zeros((4, 1), np.int32))
+    at_once = aj.schedules.barrier(1, 4)
+    np.testing.assert_allclose(final(optax.sgd(0.1), one_by_one), final(optax.sgd(0.4), at_once), rtol=1e-6)
+    differs = abs(final(optax.sgd(0.1, 0.9), one_by_one) - final(optax.sgd(0.4, 0.9), at_once))
+    assert float(differs) > 1e-3
+
+
+@hypothesis.given(schedule=schedules())
+def test_a_constant_gradient_makes_the_schedule_irrelevant(schedule: aj.Schedule) -> None:
+    run = aj.sgd(lambda w: 3.0 * w, 1.0, optimizer=optax.sgd(0.125))  # exact in binary
+    steps = schedule.num_updates
+    assert float(aj.replay(run, schedule, KEY, num_workers=3).shared.params) == 1.0 - 0.375 * steps
+
+
+def test_equal_workers_are_a_ring_buffer_with_delay_n_minus_1() -> None:
+    """Constant service, N workers, no randomness: w_{k+1} = w_k - eta w_{max(0, k - N + 1)}."""
+    eta, num_workers, history = np.float32(0.25), 4, [np.float32(1.0)]
+    for k in range(40):
+        history.append(history[-1] - eta * history[max(0, k - num_workers + 1)])
+    run = aj.sgd(lambda w: 0.5 * w**2, 1.0, optimizer=optax.sgd(float(eta)))
+    schedule = aj.schedules.from_service_times(aj.service.constant(2.0), 40, num_workers, KEY)
+    assert float(aj.replay(run, schedule, KEY).shared.params) == history[-1]
+    np.testing.assert_allclose(aj.emulate(run, schedule, KEY).shared.params, history[-1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("delay", range(4))
+def test_fixed_delay_is_stable_just_below_the_threshold_and_not_above(delay: int) -> None:
+    """On a quadratic of curvature 1 stable iff eta < 2 sin(pi / (2 (2 delay + 1)))."""
+    threshold = 2 * np.sin(np.pi / (2 * (2 * delay + 1)))
+
+    def size(eta: jax.Array) -> jax.Array:
+        run = aj.sgd(lambda w: 0.5 * w**2, 1.0, optimizer=optax.sgd(eta))
+        schedule = aj.schedules.fixed_delay(3000, delay)
+        return jnp.abs(aj.emulate(run, schedule, KEY).shared.params)
+
+    below, above = jax.jit(jax.vmap(size))(threshold * jnp.array([0.99, 1.01]))
+    assert below < 1e-3
+    assert above > 100 or not np.isfinite(above)
+
+
+def test_threads_leave_no_thread_behind() -> None:
+    before = threading.active_count()
+    aj.run_threads(method("sgd"), KEY, num_workers=3, num_updates=10)
+    assert threading.active_count() == before

@@ -16,9 +16,6 @@ from asyncjax.schedules import Schedule, check, cut
 from asyncjax.traced import concrete, under_transformation
 from asyncjax.waves import Layout, Plan, Planner, choose, distinct_workers, last_use, max_live, read_parts, stack_reads
 
-# What a lane of `work` costs beside the fixed cost of a batch; it decides the width of the batches.
-COST_PER_LANE = {"cpu": 0.15, "gpu": 0.002}
-
 
 def emulate(
     method: Method,
@@ -84,7 +81,7 @@ def emulate(
     schedule = check(schedule, num_workers)
     state = initial_state(method, key, num_workers) if state is None else state
     program = cached_program(method, num_workers, read_parts(schedule.read, jax.eval_shape(method.view, state.shared)))
-    planner = _planner(schedule, num_workers, width, state.update)
+    planner = _planner(schedule, program, width, state.update)
     chunk_size = min(chunk_size, max(1, schedule.num_updates))
     carry, step = program.load(planner.layout, state, planner.slot_of), program.compiled(planner.layout, check_finite)
     collected: list[dict[str, np.ndarray]] = []
@@ -103,9 +100,9 @@ def emulate(
     return Result(last.shared, last.local, concatenate_metrics(collected))
 
 
-def _planner(schedule: Schedule, num_workers: int, width: int | None, start: int = 0) -> Planner:
-    worker, read = np.asarray(schedule.worker), stack_reads(schedule.read)
-    width, early = choose(worker, read, num_workers, width, COST_PER_LANE.get(jax.default_backend(), 0.002))
+def _planner(schedule: Schedule, program: Program, width: int | None, start: int = 0) -> Planner:
+    worker, read, num_workers = np.asarray(schedule.worker), stack_reads(schedule.read), program.packed.num_workers
+    width, early = choose(worker, read, num_workers, width, program.lane_cost)
     return Planner(worker, read, num_workers, width, early, start=start)
 
 
@@ -124,7 +121,7 @@ def _emulate_traced(
     parts = read_parts(schedule.read, jax.eval_shape(method.view, state.shared))
     program = Program(PackedMethod(method, num_workers, parts))
     if known is not None and np.ndim(known.worker) == 2 and all(x.ndim == 2 for x in jax.tree.leaves(known.read)):
-        planner = _planner(check(known, num_workers), num_workers, width)
+        planner = _planner(check(known, num_workers), program, width)
         layout, plan = planner.layout, planner.whole()
     else:
         layout, plan = _plan_traced(schedule, known, num_workers, width, num_views)

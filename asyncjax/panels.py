@@ -36,9 +36,9 @@ def new_figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = COLU
 
 
 def draw_staleness(axes: Axes, schedule: Schedule) -> None:
-    """The share of messages per staleness; what is rarer than 1 in 500 at the upper end shares the last bar."""
+    """The share of messages per staleness; the largest one per cent shares the last bar."""
     staleness = np.asarray(schedule.staleness()).ravel()
-    most = int(np.quantile(staleness, 0.998)) + 1
+    most = int(np.quantile(staleness, 0.99)) + 1
     width = -(-(most + 1) // 60)  # at most 60 bars
     share = np.bincount(np.minimum(staleness, most) // width) / staleness.size
     axes.bar(np.arange(len(share)) * width + (width - 1) / 2, share, 0.9 * width, color=COLOURS[0])

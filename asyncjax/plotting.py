@@ -168,9 +168,9 @@ def _curve(curve: Curve, metric: str, x: str) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(curve, (str, os.PathLike, runs.Run)):
         curve = [curve]
     series = [_series(_run(run), metric, x) for run in curve]  # pyright: ignore[reportArgumentType, reportGeneralTypeIssues]
+    series = [(xs, ys) for xs, ys in series if len(xs)] or series[:1]
     if len(series) == 1:
         return series[0][0], series[0][1][None]
-    series = [(xs[np.isfinite(ys)], ys[np.isfinite(ys)]) for xs, ys in series]
     first, last = max(xs[0] for xs, _ in series), min(xs[-1] for xs, _ in series)
     grid = np.linspace(first, last, max(len(xs) for xs, _ in series))
     return grid, np.stack([np.interp(grid, xs, ys) for xs, ys in series])
@@ -182,7 +182,8 @@ def _series(run: runs.Run, metric: str, x: str) -> tuple[np.ndarray, np.ndarray]
             raise ValueError(
                 f"The run {run.path} has no metric {name!r}; it has {', '.join(run.metrics) or 'none yet'}."
             )
-    return run.metrics[x], run.metrics[metric]
+    known = np.isfinite(run.metrics[metric])  # a line of metrics has no return where no episode ended
+    return run.metrics[x][known], run.metrics[metric][known]
 
 
 def _run(source: RunLike) -> runs.Run:

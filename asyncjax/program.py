@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from asyncjax.cost import cost_of
 from asyncjax.method import Method, Metrics, PyTree, Stale, State
 from asyncjax.packing import Packed, PackedMethod, all_finite, merge_metrics
 from asyncjax.waves import Layout, Plan
@@ -34,6 +35,8 @@ class Program:
     def __init__(self, packed: PackedMethod) -> None:
         self.packed = packed
         self._compiled: dict[Any, Any] = {}
+        fixed, by_size = cost_of(packed.work, packed.view_like, packed.local.like()).seconds(jax.default_backend())
+        self.lane_cost = by_size / max(fixed, 1e-9)  # of one more message in a batch, over that of the batch itself
 
     def compiled(self, layout: Layout, checked: bool) -> Callable[[Carry, Plan], tuple[Carry, Metrics]]:
         """The jitted chunk for a layout; the carry is donated."""

@@ -68,6 +68,11 @@ def load(path: PathLike) -> Run:
 
     Raises:
       ValueError: the directory holds no run.
+
+    Example:
+      >>> run = aj.runs.load("runs/one")  # doctest: +SKIP
+      >>> run.metrics["return"][-1], run.schedule.staleness().mean()  # doctest: +SKIP
+      (500.0, 6.93)
     """
     path = Path(path)
     if not (path / "config.json").is_file():

@@ -86,7 +86,9 @@ def _metadata(schedule: Schedule, first: int) -> dict[str, Any]:
     return {
         "note": f"updates {first} to {schedule.num_updates - 1} of {schedule.num_updates}"
         + (" (the last ones only: the file is bounded)" if first else ""),
-        "clock": "seconds of the run" if recorded else "virtual: one update per second, no times were recorded",
+        "clock": "the schedule's: measured seconds on threads, virtual ones elsewhere"
+        if recorded
+        else "virtual: one update per second, no times were recorded",
         "version_read": "the oldest leaf's, reads were torn" if torn else "the version the worker read",
         "jobs": (schedule.num_updates - first) * schedule.group_size,
     }

@@ -300,24 +300,24 @@ def distinct_workers(worker: np.ndarray) -> bool:
     return bool((np.diff(np.sort(worker, -1), axis=-1) > 0).all())
 
 
-def choose(worker: np.ndarray, read: np.ndarray, num_workers: int, width: int | None, cost_per_lane: float) -> tuple[int, bool]:
-    """The batch width and whether to compute early, for the least predicted time.
+def choose(worker: np.ndarray, read: np.ndarray, num_workers: int, width: int | None, lane: float) -> tuple[int, bool]:
+    """The width of the batches, and whether to compute messages early.
 
-    A batch of A lanes costs 1 + cost_per_lane A, padded lanes included; the number of batches is
-    counted on the schedule's first updates. Moving a message through its slot costs a fraction of a lane.
+    A batch of A lanes, empty ones included, is taken to cost 1 + lane A, and the number of batches is counted
+    on the schedule's first updates. The narrowest width within 5% of the least cost wins: what is not
+    modelled, such as the size of caches, speaks for narrow ones.
     """
     num_updates, group, _ = read.shape
     trial = min(num_updates, max(2, 1024 // group))
     worker, read = worker[:trial], read[:trial]
-    distinct = distinct_workers(worker)
     widest = max(group, min(num_workers, 4096))
-    widths = [width] if width else sorted({w for w in [group, num_workers, *(2**i for i in range(12))] if group <= w <= widest})
-    best: tuple[float, int, bool] = (np.inf, widths[0], True)
-    for candidate in widths:
+    widths = sorted({w for w in [group, num_workers, *(2**i for i in range(12))] if group <= w <= widest})
+    costs: dict[tuple[int, bool], float] = {}
+    for candidate in [width] if width else widths:
         for early in (False, True):
-            if not early and (candidate < group or not distinct):
-                continue
-            batches = Planner(worker, read, num_workers, candidate, early).count_batches(trial)
-            move = 0.05 * cost_per_lane * trial * group if early else 0.0
-            best = min(best, (batches * (1 + cost_per_lane * candidate) + move, candidate, early))
-    return best[1], best[2]
+            if early or (candidate >= group and distinct_workers(worker)):
+                batches = Planner(worker, read, num_workers, candidate, early).count_batches(trial)
+                moves = 0.1 * lane * trial * group if early else 0.0  # into and out of the slots for messages
+                costs[candidate, early] = batches * (1 + lane * candidate) + moves
+    least = min(costs.values())
+    return next(choice for choice, cost in costs.items() if cost <= 1.05 * least)

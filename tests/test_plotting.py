@@ -110,3 +110,11 @@ def test_running_mean_skips_what_is_missing():
 def test_importing_draws_in_no_plotting_library():
     code = "import sys, asyncjax.plotting; sys.exit('matplotlib' in sys.modules or 'orbax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_runs_without_a_finished_episode_can_be_drawn(tmp_path):
+    with Recorder(tmp_path / "run", {"num_workers": 4}, steps_per_update=10) as recorder:
+        none = {name: np.zeros((10, 1)) for name in ("episodes", "return_sum", "length_sum")}
+        recorder(Chunk(State(10, jnp.zeros(1), jnp.zeros((4, 1))), none, schedules.cut(SCHEDULE, 0, 10)))
+    assert all(path.exists() for path in plotting.save_all(tmp_path / "run").values())
+    check(plotting.learning_curve([tmp_path / "run"] * 2))

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.extend
 
-
 # Seconds for an operation, a number written and a multiply-add. For CPU fitted to A3C's work with MLPs at 1 to 64
 # lanes; for accelerators rough, but there an operation's fixed cost rules, whatever the exact numbers.
 SECONDS = {"cpu": (45e-9, 0.15e-9, 0.035e-9), "gpu": (1e-6, 1e-12, 1e-13)}

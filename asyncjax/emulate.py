@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from asyncjax.engine import check_positive, chunks, compile_init, concatenate_metrics, initial_state, not_finite
-from asyncjax.method import Chunk, Method, PyTree, Result, State
+from asyncjax.method import Chunk, Method, Metrics, PyTree, Result, State
 from asyncjax.packing import PackedMethod
 from asyncjax.program import Program, cached_program
 from asyncjax.schedules import Schedule, check, cut
@@ -76,7 +76,9 @@ def emulate(
         num_workers = int(np.max(known.worker, initial=0)) + 1
     if under_transformation():
         if state is not None or callback is not None:
-            raise ValueError("state= and callback= need the host: use them outside jit and vmap, or leave them out here.")
+            raise ValueError(
+                "state= and callback= need the host: use them outside jit and vmap, or leave them out here."
+            )
         return _emulate_traced(method, schedule, known, key, num_workers, width, num_views)
     schedule = check(schedule, num_workers)
     state = initial_state(method, key, num_workers) if state is None else state
@@ -84,7 +86,7 @@ def emulate(
     planner = _planner(schedule, program, width, state.update)
     chunk_size = min(chunk_size, max(1, schedule.num_updates))
     carry, step = program.load(planner.layout, state, planner.slot_of), program.compiled(planner.layout, check_finite)
-    collected: list[dict[str, np.ndarray]] = []
+    collected: list[Metrics] = []
     for start, stop in chunks(state.update, schedule.num_updates, chunk_size):
         carry, metrics = step(carry, planner.chunk(start, stop, chunk_size))
         bad = start + int(carry.first_bad) if carry.first_bad >= 0 else None
@@ -140,13 +142,13 @@ def _plan_traced(
         batch = _unbatch(known)
         num_views = max(max_live(last_use(stack_reads(check(s, num_workers).read))) for s in batch)
         distinct = all(distinct_workers(s.worker) for s in batch)
-    width = width or group_size
-    early = not distinct or width < group_size
-    layout = Planner.sizes(num_workers, group_size, width, early, num_views or num_workers + group_size - 1)
+    lanes = width or group_size
+    early = not distinct or lanes < group_size
+    layout = Planner.sizes(num_workers, group_size, lanes, early, num_views or num_workers + group_size - 1)
 
     def on_host(worker: np.ndarray, read: PyTree) -> Plan:
         valid = check(Schedule(worker, read), num_workers)
-        planner = Planner(np.asarray(valid.worker), stack_reads(valid.read), num_workers, width, early)
+        planner = Planner(np.asarray(valid.worker), stack_reads(valid.read), num_workers, lanes, early)
         return planner.whole(layout.num_views)
 
     parts = len(jax.tree.leaves(schedule.read))

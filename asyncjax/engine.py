@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from asyncjax.method import Method, PyTree, State
+from asyncjax.method import Array, Method, Metrics, PyTree, State
 
 
 def initial_state(method: Method, key: jax.Array, num_workers: int) -> State:
@@ -36,17 +36,17 @@ def chunks(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
         start = end
 
 
-def concatenate_metrics(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
+def concatenate_metrics(parts: Sequence[Metrics]) -> Metrics:
     """The metrics of consecutive chunks as one."""
     return {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else ())}
 
 
-def not_finite(update: int, workers: np.ndarray) -> FloatingPointError:
+def not_finite(update: int, workers: Array) -> FloatingPointError:
     """The error for an update that made the view non-finite."""
     names = ", ".join(str(w) for w in np.ravel(workers))
     return FloatingPointError(
-        f"Update {update}, from worker {names}, made the view non-finite (NaN or infinity). Try a smaller learning rate,"
-        " clip the gradients, or pass check_finite=False to let the run go on."
+        f"Update {update}, from worker {names}, made the view non-finite (NaN or infinity). Try a smaller learning"
+        " rate, clip the gradients, or pass check_finite=False to let the run go on."
     )
 
 

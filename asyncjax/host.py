@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from asyncjax.method import Method, Stale, State
+from asyncjax.method import Method, Metrics, Stale, State
 from asyncjax.packing import Packed, PackedMethod, Packer, all_finite, merge_metrics
 from asyncjax.schedules import Schedule
 
+Device = Any  # jax.Device, which type checkers take for a variable
 View = list[Packed]  # one packed tree for each separately read part
 
 
@@ -58,16 +59,16 @@ class HostProgram:
         apply_metrics = jax.eval_shape(packed.apply, packed.shared.like(), packed.message.like(group_size), stale)[1]
         merge_metrics(packed.work_metrics, apply_metrics)  # raises where the two share a name
         self.work_metrics, self.apply_metrics = Packer.of(packed.work_metrics), Packer.of(apply_metrics)
-        self._executables: dict[tuple[str, jax.Device], Any] = {}
+        self._executables: dict[tuple[str, Device], Any] = {}
         self.load = jax.jit(self._load)
         self._unload = jax.jit(self._unpack_state)
         self._unload_view = jax.jit(packed.unpack_view)
 
-    def work_on(self, device: jax.Device) -> Any:
+    def work_on(self, device: Device) -> Any:
         """The executable (View, Packed local) -> Worked, for one device."""
         return self._compiled("work", device, self._work, self._view_like(), self._local_like())
 
-    def apply_on(self, device: jax.Device) -> Any:
+    def apply_on(self, device: Device) -> Any:
         """The executable (shared, G messages, G views, Int[G] staleness) -> Applied, for one device."""
         messages = (jax.eval_shape(self._work, self._view_like(), self._local_like()).message,) * self.group_size
         shared = jax.eval_shape(self.packed.shared.pack, self.packed.shared.like())
@@ -75,7 +76,7 @@ class HostProgram:
         views = (self._view_like(),) * self.group_size
         return self._compiled("apply", device, self._apply, shared, messages, views, staleness)
 
-    def _compiled(self, name: str, device: jax.Device, function: Any, *likes: Any) -> Any:
+    def _compiled(self, name: str, device: Device, function: Any, *likes: Any) -> Any:
         """Compiled ahead of time, so that no worker is timed while it compiles."""
         if (name, device) not in self._executables:
             place = jax.sharding.SingleDeviceSharding(device)
@@ -99,7 +100,9 @@ class HostProgram:
         stale = Stale(packed.unpack_view(jax.tree.map(lambda *rows: jnp.stack(rows), *views)), staleness)
         new, metrics = packed.apply(packed.shared.unpack(shared), group, stale)
         view = packed.view(new)
-        return Applied(packed.shared.pack(new), packed.pack_view(view), self.apply_metrics.pack(metrics), all_finite(view))
+        return Applied(
+            packed.shared.pack(new), packed.pack_view(view), self.apply_metrics.pack(metrics), all_finite(view)
+        )
 
     def _load(self, shared: Any, local: Any) -> tuple[Packed, View, list[Packed]]:
         """(Shared, Local) packed: the shared state, its view, and each worker's private state."""
@@ -107,10 +110,13 @@ class HostProgram:
         locals_ = [jax.tree.map(lambda x, w=w: x[w], rows) for w in range(self.packed.num_workers)]
         return self.packed.shared.pack(shared), self.packed.pack_view(self.packed.view(shared)), locals_
 
-    def unload(self, update: int, shared: Packed, local: Sequence[Packed], views: dict[int, View], time: float) -> State:
+    def unload(
+        self, update: int, shared: Packed, local: Sequence[Packed], views: dict[int, View], time: float
+    ) -> State:
         """The state after an update, unpacked."""
         unpacked_views = {version: self._unload_view(view) for version, view in views.items()}
-        return State(update, *self._unload(shared, list(local)), unpacked_views, time)
+        unpacked_shared, unpacked_local = self._unload(shared, list(local))
+        return State(update, unpacked_shared, unpacked_local, unpacked_views, time)
 
     def _unpack_state(self, shared: Packed, local: list[Packed]) -> Any:
         rows = jax.tree.map(lambda *rows: jnp.stack(rows), *local) if local[0] else local[0]
@@ -124,7 +130,7 @@ def cached_host_program(method: Method, num_workers: int, group_size: int, parts
 
 
 class Log:
-    """What happened, update by update: the schedule and the metrics, which stay on the device until they are asked for."""
+    """What happened, update by update: schedule and metrics, which stay on the device until they are asked for."""
 
     def __init__(self, program: HostProgram) -> None:
         self.program = program
@@ -139,7 +145,7 @@ class Log:
         self.times.append(time)
         self.applied.append(metrics)
 
-    def read(self) -> tuple[dict[str, np.ndarray], Schedule]:
+    def read(self) -> tuple[Metrics, Schedule]:
         """The metrics and the schedule of the logged updates."""
         of_work = _stack(self.program.work_metrics, [job.worked.metrics for group in self.jobs for job in group])
         metrics = {n: x.reshape(len(self.jobs), -1, *x.shape[1:]) for n, x in of_work.items()}
@@ -160,7 +166,7 @@ class Log:
         return Schedule(worker, read, np.array(self.times, np.float64), begin, end)
 
 
-def _stack(packer: Packer, rows: list[Packed]) -> dict[str, np.ndarray]:
+def _stack(packer: Packer, rows: list[Packed]) -> Metrics:
     """Packed metrics of many updates as arrays over them."""
     if not rows:
         return {}

@@ -9,17 +9,18 @@ One update, for a group of G messages, is the whole semantics of the library::
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import numpy as np
 
 if TYPE_CHECKING:
     from asyncjax.schedules import Schedule
 
 PyTree = Any
-Metrics = dict[str, jax.Array]
+Array = Any  # of jax or numpy, or the shape of one where only shapes are computed
+Metrics = dict[str, Array]
 
 
 class Stale(NamedTuple):
@@ -31,7 +32,7 @@ class Stale(NamedTuple):
     """
 
     view: PyTree
-    staleness: jax.Array
+    staleness: Array
 
 
 class Policy(NamedTuple):
@@ -80,7 +81,7 @@ class State(NamedTuple):
     update: int
     shared: PyTree
     local: PyTree
-    views: dict[int, PyTree] = {}
+    views: Mapping[int, PyTree] = MappingProxyType({})
     time: float = 0.0
 
 
@@ -109,5 +110,5 @@ class Chunk(NamedTuple):
     """
 
     state: State | None
-    metrics: dict[str, np.ndarray]
+    metrics: Metrics
     schedule: Schedule

@@ -37,7 +37,7 @@ class Packer(NamedTuple):
     A batch of trees packs into a batch of vectors under `vmap`, or by `pack(tree, batch_dims=1)`.
     """
 
-    treedef: jax.tree_util.PyTreeDef
+    treedef: Any
     leaves: tuple[Leaf, ...]
 
     @classmethod

@@ -162,7 +162,7 @@ def running_mean(y: np.ndarray, window: int) -> np.ndarray:
 
 
 def _curve(curve: Curve, metric: str, x: str) -> tuple[np.ndarray, np.ndarray]:
-    """The curve's x Float[L] and y Float[S, L] of one curve."""
+    """The x Float[L] and y Float[S, L] of one curve."""
     if isinstance(curve, tuple) and len(curve) == 2 and not isinstance(curve[0], (str, os.PathLike, runs.Run)):
         return np.asarray(curve[0]), np.atleast_2d(np.asarray(curve[1], np.float64))
     if isinstance(curve, (str, os.PathLike, runs.Run)):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from asyncjax.cost import cost_of
-from asyncjax.method import Method, Metrics, PyTree, Stale, State
+from asyncjax.method import Array, Method, Metrics, PyTree, Stale, State
 from asyncjax.packing import Packed, PackedMethod, all_finite, merge_metrics
 from asyncjax.waves import Layout, Plan
 
@@ -60,7 +60,7 @@ class Program:
 
     @partial(jax.jit, static_argnums=(0, 1))
     def _load(
-        self, layout: Layout, shared: PyTree, local: PyTree, newest: jax.Array, older: list[tuple[jax.Array, PyTree]]
+        self, layout: Layout, shared: PyTree, local: PyTree, newest: Array, older: list[tuple[Array, PyTree]]
     ) -> Carry:
         views = _zeros(layout.num_views + 1, self.packed.view_like)
         for slot, view in [(newest, self.packed.view(shared)), *older]:
@@ -72,10 +72,11 @@ class Program:
     def unload(self, carry: Carry, update: int, slot_of: dict[int, int]) -> State:
         """The state after an update, in arrays of its own."""
         views = {version: self._row(carry.views, slot) for version, slot in slot_of.items() if version != update}
-        return State(update, *self._unload(carry.shared, carry.local), views)
+        shared, local = self._unload(carry.shared, carry.local)
+        return State(update, shared, local, views)
 
     @partial(jax.jit, static_argnums=0)
-    def _row(self, rows: PyTree, index: jax.Array) -> PyTree:
+    def _row(self, rows: PyTree, index: Array) -> PyTree:
         return jax.tree.map(lambda x: x[index], rows)
 
     @partial(jax.jit, static_argnums=0)
@@ -132,7 +133,7 @@ class Program:
             first_bad = jnp.where((first_bad < 0) & ~all_finite(view), u, first_bad)
         return carry._replace(shared=shared, views=views, first_bad=first_bad), _write(of_apply, u, reported)
 
-    def _take_views(self, views: PyTree, slots: jax.Array) -> PyTree:
+    def _take_views(self, views: PyTree, slots: Array) -> PyTree:
         """The views in these slots, Int[N, L], stacked on axis 0."""
         leaves, treedef = jax.tree.flatten(views)
         by_part = [slots[:, part] for part in self.packed.parts]
@@ -173,7 +174,7 @@ def _take(rows: Any, index: Any) -> Any:
     return treedef.unflatten(jax.lax.cond(indices[0][0] >= 0, gather, gather))
 
 
-def _put(rows: Any, index: jax.Array, values: Any) -> Any:
+def _put(rows: Any, index: Array, values: Any) -> Any:
     """Sets many rows; indices that are out of range mark padding and are dropped."""
     return jax.tree.map(lambda x, v: x.at[index].set(v, mode="drop"), rows, values)
 

@@ -95,7 +95,9 @@ class _Replay:
     def update(self, t: int) -> bool:
         """Does update t; returns whether the view is still finite."""
         group = [self._job(t, g) for g in range(self.schedule.group_size)]
-        applied = self.apply(self.shared, tuple(j.worked.message for j in group), tuple(j.view for j in group), self.staleness[t])
+        applied = self.apply(
+            self.shared, tuple(j.worked.message for j in group), tuple(j.view for j in group), self.staleness[t]
+        )
         self.shared, self.views[t + 1] = applied.shared, applied.view
         for version in {version for job in group for version in job.read} | {t}:
             if self.last_use[version] <= t and version <= t:

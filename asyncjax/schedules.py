@@ -154,6 +154,7 @@ class VirtualClock:
         self.num_begun = 0
 
     def begin(self, worker: int, now: float) -> None:
+        """The worker reads the newest version and starts a job."""
         self.coordinator.read[worker] = self.coordinator.version
         self.began[worker] = now
         heapq.heappush(self.events, (now + self.service[worker](), self.num_begun, worker))
@@ -217,7 +218,9 @@ def check(schedule: Schedule, num_workers: int | None = None) -> Schedule:
     num_updates = worker.shape[0]
     for leaf in jax.tree.leaves(read):
         if leaf.shape != worker.shape:
-            raise ValueError(f"schedule.read has shape {leaf.shape}, schedule.worker {worker.shape}: both are Int[T, G].")
+            raise ValueError(
+                f"schedule.read has shape {leaf.shape}, schedule.worker {worker.shape}: both are Int[T, G]."
+            )
         wrong = np.argwhere((leaf < 0) | (leaf > np.arange(num_updates)[:, None]))
         if wrong.size:
             t, g = wrong[0]
@@ -281,11 +284,13 @@ def concatenate(schedules: Sequence[Schedule]) -> Schedule:
 def save(schedule: Schedule, path: str | os.PathLike[str]) -> None:
     """Writes the schedule to one .npz file; whoever reads it sees the old file or the whole new one."""
     path = Path(path)
-    arrays = {name: np.asarray(value) for name, value in schedule._asdict().items() if name != "read" and value is not None}
+    arrays = {
+        name: np.asarray(value) for name, value in schedule._asdict().items() if name != "read" and value is not None
+    }
     for keys, leaf in jax.tree_util.tree_flatten_with_path(schedule.read)[0]:
         arrays["/".join(["read", *map(_entry, keys)])] = np.asarray(leaf)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(buffer.getvalue())
     os.replace(temporary, path)

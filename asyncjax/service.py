@@ -39,7 +39,7 @@ def exponential(mean: Number = 1.0) -> Service:
 
 
 def gamma(shape: Number, mean: Number = 1.0) -> Service:
-    """Gamma with coefficient of variation 1 / sqrt(shape); DANA (Hakimi et al. 2019) models a cluster with shape 100."""
+    """Gamma with coefficient of variation 1 / sqrt(shape); DANA (Hakimi et al. 2019) has shape 100 for a cluster."""
     shape_of, mean_of = _per_worker("gamma", shape=shape, mean=mean)
     return Service(
         f"gamma({shape}, {mean})", lambda rng, w, n: mean_of(w) / shape_of(w) * rng.standard_gamma(shape_of(w), n)
@@ -47,7 +47,7 @@ def gamma(shape: Number, mean: Number = 1.0) -> Service:
 
 
 def lognormal(sigma: Number, mean: Number = 1.0) -> Service:
-    """log S is normal with standard deviation sigma; the mean of S (not its median) is `mean`."""
+    """Log S is normal with standard deviation sigma; the mean of S (not its median) is `mean`."""
     sigma_of, mean_of = _per_worker("lognormal", sigma=sigma, mean=mean)
 
     def sample(rng: np.random.Generator, worker: int, n: int) -> np.ndarray:
@@ -125,7 +125,8 @@ def _lookup(model: str, name: str, array: np.ndarray) -> Callable[[int], float]:
             return float(array)
         if worker >= array.size:
             raise ValueError(
-                f"{model}({name}=...) has {array.size} entries, but there is a worker {worker}: give one number per worker."
+                f"{model}({name}=...) has {array.size} entries, but there is a worker {worker}:"
+                " give one number per worker."
             )
         return float(array[worker])
 

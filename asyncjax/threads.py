@@ -12,8 +12,8 @@ import numpy as np
 
 from asyncjax.discipline import Coordinator, Discipline, Wait
 from asyncjax.engine import check_positive, concatenate_metrics, initial_state, not_finite
-from asyncjax.host import HostProgram, Job, Log, View, cached_host_program
-from asyncjax.method import Chunk, Method, Result, State
+from asyncjax.host import Device, HostProgram, Job, Log, cached_host_program
+from asyncjax.method import Chunk, Method, Metrics, Result, State
 from asyncjax.packing import Packed
 from asyncjax.schedules import Schedule, concatenate
 from asyncjax.service import Service, streams
@@ -32,7 +32,7 @@ def run_threads(
     bound: int | None = None,
     publication: Publication = "atomic",
     service: Service | None = None,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Device] | None = None,
     timeout: float = 300.0,
     state: State | None = None,
     callback: Callable[[Chunk], None] | None = None,
@@ -114,7 +114,7 @@ class _Team:
         program: HostProgram,
         coordinator: Coordinator,
         state: State,
-        devices: Sequence[jax.Device],
+        devices: Sequence[Device],
         service: list[Iterator[float]] | None,
         num_updates: int,
         check_finite: bool,
@@ -142,17 +142,15 @@ class _Team:
         self.turn = threading.Condition()  # told when a waiting worker may have its turn
         self.wake = threading.Event()  # tells the caller's thread that there is something to do
         self.stopping = threading.Event()
-        self.failure: tuple[int, BaseException] | None = None
+        self.failure: BaseException | None = None
         self.in_work_since: list[float | None] = [None] * num_workers
         self.origin = time.perf_counter() - state.time
         self.next_wake = num_updates
 
     # -- the caller's thread -------------------------------------------------------------------------------------------
 
-    def run(
-        self, callback: Callable[[Chunk], None] | None, chunk_size: int, timeout: float
-    ) -> tuple[Result, Schedule]:
-        collected: list[tuple[dict[str, np.ndarray], Schedule]] = []
+    def run(self, callback: Callable[[Chunk], None] | None, chunk_size: int, timeout: float) -> tuple[Result, Schedule]:
+        collected: list[tuple[Metrics, Schedule]] = []
 
         def deliver() -> None:
             chunk = self._take(with_state=callback is not None)
@@ -167,6 +165,8 @@ class _Team:
             for w in range(self.program.packed.num_workers)
         ]
         self.next_wake = self.coordinator.version + chunk_size
+        if callback is not None:
+            self._state()  # compiles what chunks need, before anything is timed
         try:
             for thread in threads:
                 thread.start()
@@ -187,8 +187,7 @@ class _Team:
         self._stop(threads)
         deliver()
         if self.failure is not None:
-            worker, error = self.failure
-            raise error
+            raise self.failure
         state = self._state()
         metrics, schedules = zip(*(collected or [self.log.read()]), strict=True)
         return Result(state.shared, state.local, concatenate_metrics(metrics)), concatenate(schedules)
@@ -243,13 +242,13 @@ class _Team:
                     local = job.worked.local
         except BaseException as error:
             error.add_note(f"Raised in worker {worker}, at update {self.coordinator.version}.")
-            self._fail(worker, error)
+            self._fail(error)
 
-    def _fail(self, worker: int, error: BaseException) -> None:
+    def _fail(self, error: BaseException) -> None:
         """Records the first failure; it ends the run."""
         with self.turn:
             if self.failure is None:
-                self.failure = (worker, error)
+                self.failure = error
             self.stopping.set()
             self.turn.notify_all()
         self.wake.set()

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from asyncjax.method import PyTree
+from asyncjax.method import Array, PyTree
 
 OUT_OF_RANGE = np.iinfo(np.int32).max  # as an index: padding, whose writes are dropped
 
@@ -51,16 +51,18 @@ class Plan(NamedTuple):
     Slots and indices that are out of range mark padding: writes to them are dropped.
     """
 
-    num_batches: np.ndarray  # Int[]
-    worker: np.ndarray  # Int[K, A], whose message each lane of batch k computes
-    job: np.ndarray  # Int[K, A], its place among the chunk's U G messages
-    view_slot: np.ndarray  # Int[K, A, L], where the view it reads lies
-    message_slot: np.ndarray  # Int[K, A], where the message goes
-    first_update: np.ndarray  # Int[K + 1], batch k is followed by the updates first_update[k] to first_update[k + 1] - 1
-    message_of: np.ndarray  # Int[U, G], where the messages of an update lie
-    stale_slot: np.ndarray  # Int[U, G, L], where the views they were computed on lie
-    staleness: np.ndarray  # Int[U, G]
-    write_slot: np.ndarray  # Int[U], where the new view goes; S if nothing will read it
+    num_batches: Array  # Int[]
+    worker: Array  # Int[K, A], whose message each lane of batch k computes
+    job: Array  # Int[K, A], its place among the chunk's U G messages
+    view_slot: Array  # Int[K, A, L], where the view it reads lies
+    message_slot: Array  # Int[K, A], where the message goes
+    first_update: (
+        np.ndarray
+    )  # Int[K + 1], batch k is followed by the updates first_update[k] to first_update[k + 1] - 1
+    message_of: Array  # Int[U, G], where the messages of an update lie
+    stale_slot: Array  # Int[U, G, L], where the views they were computed on lie
+    staleness: Array  # Int[U, G]
+    write_slot: Array  # Int[U], where the new view goes; S if nothing will read it
 
 
 class Planner:
@@ -295,7 +297,7 @@ def room(num_live: int, usual: int) -> int:
     return min(rounded, usual) if num_live <= usual else rounded
 
 
-def distinct_workers(worker: np.ndarray) -> bool:
+def distinct_workers(worker: Array) -> bool:
     """Whether no group has two messages of one worker."""
     return bool((np.diff(np.sort(worker, -1), axis=-1) > 0).all())
 

@@ -50,6 +50,4 @@ def sgd(
         key, batch_key = jax.random.split(key)
         return loss(params, sample(batch_key)), (key, {})
 
-    return gradient_method(
-        init_params, lambda key: key, worker_loss, optimizer, private_optimizer=private_optimizer
-    )
+    return gradient_method(init_params, lambda key: key, worker_loss, optimizer, private_optimizer=private_optimizer)

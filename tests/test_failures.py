@@ -1,0 +1,488 @@
+"""What goes wrong ends a run at once, says what it was, and loses nothing of what was done."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import asyncjax as aj
+from tests.laws import KEY, assert_equal, method
+from tests.test_engines import DISCIPLINES, WORKERS
+
+ENDLESS = 10**7  # updates, for runs that have to be ended
+every_discipline = pytest.mark.parametrize("options", DISCIPLINES.values(), ids=list(DISCIPLINES))
+ENGINES = {"emulate": aj.emulate, "replay": aj.replay}
+every_engine = pytest.mark.parametrize("engine", ENGINES.values(), ids=list(ENGINES))
+
+
+class Hook:
+    """What happens on the host within the jobs of `HOSTED`; a test puts its accident here."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.clear()
+
+    def clear(self) -> None:
+        """No accidents."""
+        self.calls = [0] * WORKERS
+        self.on_call: Callable[[int, int], None] = lambda worker, call: None
+
+    def __call__(self, worker: np.ndarray, jobs: np.ndarray) -> np.ndarray:
+        with self.lock:
+            self.calls[int(worker)] += 1
+            call = self.calls[int(worker)]
+        self.on_call(int(worker), call)
+        return np.float32(1 + int(worker) + 0.125 * int(jobs))  # type: ignore[return-value]
+
+
+hook = Hook()
+
+
+def hosted() -> aj.Method:
+    """A method whose jobs call `hook`, for accidents, and which sums up what it returned."""
+
+    def init(key: jax.Array, num_workers: int) -> Any:
+        del key
+        shared = {"sum": jnp.float32(0), "last": jnp.float32(0)}
+        return shared, (jnp.arange(num_workers, dtype=jnp.int32), jnp.zeros(num_workers, jnp.int32))
+
+    def work(view: Any, local: Any) -> Any:
+        worker, jobs = local
+        result = jax.ShapeDtypeStruct((), jnp.float32)
+        value = jax.pure_callback(hook, result, worker, jobs, vmap_method="sequential")
+        return value, (worker, jobs + 1), {"value": value, "seen": view["sum"]}
+
+    def apply(shared: Any, messages: jax.Array, stale: aj.Stale) -> Any:
+        del stale
+        return {"sum": shared["sum"] + messages.sum(), "last": messages[-1]}, {"sum": shared["sum"]}
+
+    return aj.Method(init, lambda shared: shared, work, apply)
+
+
+HOSTED = hosted()
+
+
+@pytest.fixture(autouse=True)
+def accidents() -> Iterator[None]:
+    """No accident and no thread outlives its test."""
+    hook.clear()
+    yield
+    hook.clear()
+    assert not workers_alive()
+
+
+def workers_alive() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("worker")]
+
+
+def raise_in(worker: int, call: int) -> Callable[[int, int], None]:
+    """An accident: this call of this worker fails."""
+
+    def on_call(w: int, n: int) -> None:
+        if (w, n) == (worker, call):
+            raise RuntimeError(f"no bananas left for {w}")
+
+    return on_call
+
+
+def joined(chunks: list[aj.Chunk]) -> tuple[dict[str, np.ndarray], aj.Schedule]:
+    """The metrics and the schedule of all chunks, after checking that they join up."""
+    done = 0
+    for chunk in chunks:
+        done += chunk.schedule.num_updates
+        assert {len(values) for values in chunk.metrics.values()} == {chunk.schedule.num_updates}
+        assert chunk.state is None or chunk.state.update == done
+    metrics = jax.tree.map(lambda *parts: np.concatenate(parts), *(chunk.metrics for chunk in chunks))
+    return metrics, aj.schedules.concatenate([chunk.schedule for chunk in chunks])
+
+
+def assert_replayable(chunks: list[aj.Chunk]) -> None:
+    """What was delivered is a run, to its last update."""
+    metrics, schedule = joined(chunks)
+    assert aj.schedules.is_realizable(schedule)
+    hook.clear()
+    again = aj.replay(HOSTED, schedule, KEY, num_workers=WORKERS)
+    assert_equal(metrics, again.metrics)
+    state = chunks[-1].state
+    assert state is not None
+    assert_equal((state.shared, state.local), again[:2])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A worker fails
+
+
+@every_discipline
+def test_a_worker_that_raises_ends_a_threaded_run_and_nothing_is_lost(options: dict[str, Any]) -> None:
+    hook.on_call, chunks = raise_in(worker=1, call=4), []
+    with pytest.raises(Exception, match="no bananas left for 1") as caught:
+        aj.run_threads(HOSTED, KEY, num_workers=WORKERS, num_updates=ENDLESS, callback=chunks.append, **options)
+    assert not workers_alive()
+    assert any(note.startswith("Raised in worker 1, at update ") for note in caught.value.__notes__)
+    assert_replayable(chunks)
+
+
+def test_a_worker_that_raises_in_its_first_job_ends_the_run_without_a_chunk() -> None:
+    barrier = DISCIPLINES["barrier"]
+    hook.on_call, chunks = raise_in(worker=0, call=1), []
+    with pytest.raises(Exception, match="no bananas left for 0"):
+        aj.run_threads(HOSTED, KEY, num_workers=WORKERS, num_updates=9, callback=chunks.append, **barrier)
+    assert chunks == []
+
+
+def test_when_all_workers_raise_the_caller_gets_one_of_their_errors() -> None:
+    def on_call(worker: int, call: int) -> None:
+        raise RuntimeError(f"no bananas left for {worker}")
+
+    hook.on_call = on_call
+    with pytest.raises(Exception, match="no bananas left for") as caught:
+        aj.run_threads(HOSTED, KEY, num_workers=WORKERS, num_updates=ENDLESS)
+    (note,) = [note for note in caught.value.__notes__ if note.startswith("Raised in worker")]
+    assert f"no bananas left for {note.split()[3].rstrip(',')}" in str(caught.value)
+
+
+def test_a_replay_that_fails_delivers_what_it_did() -> None:
+    """Worker 1 computes the updates 1, 4, 7, ... of three workers in turn."""
+    hook.on_call, chunks = raise_in(worker=1, call=4), []
+    with pytest.raises(Exception, match="no bananas left for 1"):
+        aj.replay(
+            HOSTED,
+            aj.schedules.round_robin(30, 3),
+            KEY,
+            chunk_size=4,
+            num_workers=WORKERS,
+            callback=chunks.append,
+        )
+    assert [chunk.schedule.num_updates for chunk in chunks] == [4, 4, 2]
+    assert_replayable(chunks)
+
+
+@pytest.mark.parametrize("width", [1, 2, None])
+def test_an_emulation_that_fails_has_delivered_the_chunks_before(width: int | None) -> None:
+    """Worker 1 computes the updates 1, 4, 7, 10, ... of three workers in turn; a chunk is one compiled call."""
+    hook.on_call, chunks = raise_in(worker=1, call=4), []
+    schedule = aj.schedules.round_robin(30, 3)
+    with pytest.raises(Exception, match="no bananas left for 1"):
+        aj.emulate(HOSTED, schedule, KEY, chunk_size=4, width=width, num_workers=WORKERS, callback=chunks.append)
+    assert [chunk.schedule.num_updates for chunk in chunks] == [4, 4]
+    assert_replayable(chunks)
+
+
+@every_engine
+def test_after_a_failure_a_run_continues_from_its_last_chunk(engine: Any) -> None:
+    schedule, chunks = aj.schedules.round_robin(30, 3), []
+    hook.on_call = raise_in(worker=1, call=4)
+    with pytest.raises(Exception, match="no bananas left"):
+        engine(HOSTED, schedule, KEY, chunk_size=4, num_workers=WORKERS, callback=chunks.append)
+    hook.clear()
+    rest = engine(HOSTED, schedule, KEY, chunk_size=4, num_workers=WORKERS, state=chunks[-1].state)
+    assert_equal(rest[:2], engine(HOSTED, schedule, KEY, chunk_size=4, num_workers=WORKERS)[:2])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A worker is stuck
+
+
+@pytest.mark.parametrize("name", ["asynchronous", "barrier"])
+def test_a_stuck_worker_is_named_with_the_timeout_that_may_be_raised(name: str) -> None:
+    released, chunks = threading.Event(), []
+
+    def on_call(worker: int, call: int) -> None:
+        if (worker, call) == (0, 3):
+            released.wait()
+
+    hook.on_call = on_call
+    try:
+        with pytest.raises(TimeoutError, match=r"worker 0 has been busy .* timeout=0\.2 s\. .* raise timeout="):
+            aj.run_threads(
+                HOSTED,
+                KEY,
+                num_workers=WORKERS,
+                num_updates=ENDLESS,
+                timeout=0.2,
+                callback=chunks.append,
+                **DISCIPLINES[name],
+            )
+        assert workers_alive() == ["worker 0"]  # a job can not be ended from outside
+    finally:
+        released.set()
+        for thread in threading.enumerate():
+            if thread.name.startswith("worker"):
+                thread.join()
+    assert_replayable(chunks)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The caller stops the run
+
+
+@every_discipline
+def test_ctrl_c_ends_the_threads_and_delivers_the_rest(options: dict[str, Any]) -> None:
+    chunks: list[aj.Chunk] = []
+
+    def on_call(worker: int, call: int) -> None:
+        if (worker, call) == (1, 4):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    hook.on_call = on_call
+    with pytest.raises(KeyboardInterrupt):
+        aj.run_threads(
+            HOSTED,
+            KEY,
+            num_workers=WORKERS,
+            num_updates=ENDLESS,
+            chunk_size=ENDLESS,
+            callback=chunks.append,
+            **options,
+        )
+    assert not workers_alive()
+    assert len(chunks) == 1
+    assert_replayable(chunks)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, LookupError])
+def test_whatever_the_callback_raises_ends_the_threads_and_the_rest_is_delivered(stop: type[BaseException]) -> None:
+    chunks: list[aj.Chunk] = []
+
+    def callback(chunk: aj.Chunk) -> None:
+        chunks.append(chunk)
+        if len(chunks) == 2:
+            raise stop("enough")
+
+    with pytest.raises(stop, match="enough"):
+        aj.run_threads(HOSTED, KEY, num_workers=WORKERS, num_updates=ENDLESS, chunk_size=5, callback=callback)
+    assert not workers_alive()
+    assert_replayable(chunks)
+
+
+def test_a_callback_that_keeps_failing_raises_its_first_error() -> None:
+    calls = []
+
+    def callback(chunk: aj.Chunk) -> None:
+        calls.append(chunk)
+        raise LookupError(f"call {len(calls)}")
+
+    with pytest.raises(LookupError, match="call 1") as caught:
+        aj.run_threads(HOSTED, KEY, num_workers=WORKERS, num_updates=ENDLESS, chunk_size=5, callback=callback)
+    if len(calls) > 1:
+        assert "call 2" in caught.value.__notes__[0]
+
+
+def test_a_workers_error_is_raised_even_where_the_callback_then_fails_too() -> None:
+    hook.on_call = raise_in(worker=1, call=4)
+
+    def callback(chunk: aj.Chunk) -> None:
+        raise LookupError("disk full")
+
+    with pytest.raises(Exception, match="no bananas left for 1") as caught:
+        aj.run_threads(
+            HOSTED, KEY, num_workers=WORKERS, num_updates=ENDLESS, chunk_size=ENDLESS, callback=callback
+        )
+    assert any("disk full" in note for note in caught.value.__notes__)
+
+
+@every_engine
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, LookupError])
+def test_whatever_the_callback_raises_ends_a_run_under_a_schedule(engine: Any, stop: type[BaseException]) -> None:
+    chunks: list[aj.Chunk] = []
+
+    def callback(chunk: aj.Chunk) -> None:
+        chunks.append(chunk)
+        if len(chunks) == 2:
+            raise stop("enough")
+
+    schedule = aj.schedules.round_robin(20, 3)
+    with pytest.raises(stop, match="enough"):
+        engine(method("sgd"), schedule, KEY, chunk_size=6, callback=callback)
+    assert joined(chunks)[1].num_updates == 12
+    rest = engine(method("sgd"), schedule, KEY, chunk_size=6, state=chunks[-1].state)
+    assert_equal(rest[:2], engine(method("sgd"), schedule, KEY, chunk_size=6)[:2])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Numbers that are not finite
+
+EXPLODING = aj.sgd(lambda w: 0.5 * w**2, 1.0, optimizer=optax.sgd(1e15))  # 1, 1e15, 1e30, infinity
+
+
+@every_engine
+@pytest.mark.parametrize("chunk_size", [1, 2, 100])
+def test_the_update_that_made_the_parameters_infinite_is_named_and_delivered(engine: Any, chunk_size: int) -> None:
+    chunks: list[aj.Chunk] = []
+    with pytest.raises(FloatingPointError, match=r"Update 2, from worker 0, .* pass check_finite=False"):
+        engine(EXPLODING, aj.schedules.sequential(10, 2), KEY, chunk_size=chunk_size, callback=chunks.append)
+    metrics, schedule = joined(chunks)
+    assert schedule.num_updates == 3
+    assert [chunk.state is None for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    np.testing.assert_allclose(metrics["grad_norm"].ravel(), [1, 1e15, 1e30], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["asynchronous", "groups", "barrier", "bounded", "leaf by leaf"])
+def test_threads_name_the_update_and_worker_that_made_the_parameters_infinite(name: str) -> None:
+    chunks: list[aj.Chunk] = []
+    with pytest.raises(FloatingPointError, match=r"Update \d+, from worker [\d, ]+, made the view non-finite") as caught:
+        aj.run_threads(
+            EXPLODING, KEY, num_workers=WORKERS, num_updates=ENDLESS, callback=chunks.append, **DISCIPLINES[name]
+        )
+    metrics, schedule = joined(chunks)
+    last = schedule.num_updates - 1
+    workers = ", ".join(map(str, schedule.worker[last]))
+    assert str(caught.value).startswith(f"Update {last}, from worker {workers}, ")
+    assert chunks[-1].state is None
+    again = aj.replay(EXPLODING, schedule, KEY, num_workers=WORKERS, check_finite=False)
+    assert_equal(metrics, again.metrics)
+    assert not np.isfinite(again.shared.params)
+
+
+def test_without_the_check_for_finite_numbers_all_engines_go_on() -> None:
+    result, schedule = aj.run_threads(EXPLODING, KEY, num_workers=2, num_updates=20, check_finite=False)
+    for again in (result, *(engine(EXPLODING, schedule, KEY, check_finite=False) for engine in ENGINES.values())):
+        assert again.metrics["loss"].shape == (20, 1)
+        assert not np.isfinite(again.shared.params)
+
+
+def test_under_vmap_what_is_not_finite_stays_with_its_run() -> None:
+    def final(rate: jax.Array) -> jax.Array:
+        run = aj.sgd(lambda w: 0.5 * w**2, 1.0, optimizer=optax.sgd(rate))
+        return aj.emulate(run, aj.schedules.sequential(10), KEY).shared.params
+
+    good, bad = jax.vmap(final)(jnp.array([0.5, 1e15]))
+    np.testing.assert_allclose(good, 0.5**10)
+    assert not np.isfinite(bad)
+
+
+def test_integers_and_empty_views_are_finite() -> None:
+    def init(key: jax.Array, num_workers: int) -> Any:
+        return jnp.int32(0), jnp.zeros((num_workers, 0))
+
+    counting = aj.Method(init, lambda n: {"n": n}, lambda v, x: (v["n"], x, {}), lambda n, m, s: (n + 1, {}))
+    for engine in ENGINES.values():
+        assert int(engine(counting, aj.schedules.round_robin(5, 2), KEY).shared) == 5
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Arguments that no run could follow
+
+
+def threads(**options: Any) -> Callable[[], Any]:
+    return lambda: aj.run_threads(method("sgd"), KEY, **{"num_workers": 2, "num_updates": 5, **options})
+
+
+def emulated(**options: Any) -> Callable[[], Any]:
+    return lambda: aj.emulate(method("sgd"), aj.schedules.round_robin(5, 2), KEY, **options)
+
+
+def replayed(**options: Any) -> Callable[[], Any]:
+    return lambda: aj.replay(method("sgd"), aj.schedules.round_robin(5, 2), KEY, **options)
+
+
+ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
+    "no updates": (threads(num_updates=0), r"num_updates=0: give a positive number"),
+    "no workers": (threads(num_workers=0), r"num_workers=0: give a positive number"),
+    "negative workers": (threads(num_workers=-3), r"num_workers=-3: give a positive number"),
+    "no chunk": (threads(chunk_size=0), r"chunk_size=0: give a positive number"),
+    "no time": (threads(timeout=0.0), r"timeout=0\.0: give a positive number"),
+    "not a time": (threads(timeout=float("nan")), r"timeout=nan: give a positive number"),
+    "no group": (threads(group_size=0), r"group_size=0: an update consumes at least one"),
+    "group": (threads(group_size=3, wait="next_version"), r"group_size=3 .* num_workers is 2.*smaller group"),
+    "wait": (threads(wait="forever"), r"wait='forever': choose one of 'never', 'next_version'"),
+    "bound": (threads(bound=0), r"bound=0: .* at least 1"),
+    "bound and wait": (threads(bound=1, wait="next_version"), r"bound and wait='next_version' exclude each other"),
+    "publication": (threads(publication="torn"), r"publication='torn': choose one of 'atomic', 'leaf'"),
+    "service": (threads(service=aj.service.constant([1e-4])), r"constant.* has 1 entries.* worker 1: .*per worker"),
+    "emulate, chunk": (emulated(chunk_size=-1), r"chunk_size=-1: give a positive number"),
+    "emulate, width": (emulated(width=0), r"width=0: give a positive number, or leave it out"),
+    "emulate, workers": (emulated(num_workers=0), r"num_workers=0: give a positive number, or leave it out"),
+    "emulate, views": (emulated(num_views=0), r"num_views=0: give a positive number, or leave it out"),
+    "emulate, missing worker": (emulated(num_workers=1), r"worker\[1, 0\] = 1: .* Pass num_workers=2 or more"),
+    "replay, chunk": (replayed(chunk_size=0), r"chunk_size=0: give a positive number"),
+    "replay, workers": (replayed(num_workers=0), r"num_workers=0: give a positive number, or leave it out"),
+    "replay, missing worker": (replayed(num_workers=1), r"worker\[1, 0\] = 1: .* Pass num_workers=2 or more"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_an_error_names_the_argument_its_value_and_the_fix(case: str) -> None:
+    call, message = ERRORS[case]
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@every_engine
+def test_a_schedule_that_no_run_could_follow_is_refused(engine: Any) -> None:
+    plain = aj.schedules.round_robin(5, 2)
+    with pytest.raises(ValueError, match=r"schedule\.read\[1, 0\] = 3: .* does not exist yet"):
+        engine(method("sgd"), plain._replace(read=np.array([[0], [3], [0], [0], [0]])), KEY)
+    with pytest.raises(ValueError, match=r"schedule\.worker\[0, 0\] = -1: there is no such worker"):
+        engine(method("sgd"), plain._replace(worker=plain.worker - 1), KEY)
+    with pytest.raises(ValueError, match="no prefix of the view"):
+        engine(method("a3c"), plain._replace(read=(plain.read, plain.read)), KEY)
+
+
+def test_work_and_apply_must_not_report_one_metric_twice() -> None:
+    plain = method("sgd")
+
+    def apply(shared: Any, messages: Any, stale: aj.Stale) -> Any:
+        return plain.apply(shared, messages, stale)[0], {"loss": jnp.float32(0), "other": jnp.float32(0)}
+
+    twice, sentence = plain._replace(apply=apply), r"Both work and apply report the metrics \['loss'\]; rename"
+    for engine in ENGINES.values():
+        with pytest.raises(ValueError, match=sentence):
+            engine(twice, aj.schedules.round_robin(5, 2), KEY)
+    with pytest.raises(ValueError, match=sentence):
+        aj.run_threads(twice, KEY, num_workers=2, num_updates=5)
+    with pytest.raises(ValueError, match=sentence):
+        jax.vmap(lambda key: aj.emulate(twice, aj.schedules.round_robin(5, 2), key))(jax.random.split(KEY, 2))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# States that do not fit
+
+
+def state_after(num_updates: int, num_workers: int = 2) -> aj.State:
+    chunks: list[aj.Chunk] = []
+    aj.replay(method("sgd"), aj.schedules.round_robin(num_updates, num_workers), KEY, callback=chunks.append)
+    assert chunks[-1].state is not None
+    return chunks[-1].state
+
+
+def test_threads_can_not_run_back_to_before_their_state() -> None:
+    with pytest.raises(ValueError, match=r"num_updates=5: the state is already at update 6; ask for more"):
+        aj.run_threads(method("sgd"), KEY, num_workers=2, num_updates=5, state=state_after(6))
+
+
+@every_engine
+def test_a_schedule_that_ends_before_its_state_is_refused(engine: Any) -> None:
+    with pytest.raises(ValueError, match=r"schedule .* 5 updates.* state .* update 6"):
+        engine(method("sgd"), aj.schedules.round_robin(5, 2), KEY, state=state_after(6))
+
+
+@pytest.mark.parametrize("engine", [*ENGINES.values(), aj.run_threads], ids=[*ENGINES, "threads"])
+def test_a_state_of_other_workers_is_refused(engine: Any) -> None:
+    options = {"num_updates": 9} if engine is aj.run_threads else {"schedule": aj.schedules.round_robin(9, 3)}
+    with pytest.raises(ValueError, match=r"state .* 2 workers.* num_workers=3"):
+        engine(method("sgd"), key=KEY, num_workers=3, state=state_after(6), **options)
+
+
+@every_engine
+def test_a_state_continues_only_the_schedule_it_comes_from(engine: Any) -> None:
+    """In turn, three workers have read versions 4 and 5 when update 6 is done; the state has no version 2."""
+    state = state_after(6, num_workers=3)
+    with pytest.raises(ValueError, match=r"reads version 2\b.* continue with the schedule that the state comes from"):
+        engine(method("sgd"), aj.schedules.fixed_delay(9, 4, num_workers=3), KEY, state=state)
+
+
+def test_threads_may_be_asked_for_nothing_more() -> None:
+    state = state_after(6)
+    result, schedule = aj.run_threads(method("sgd"), KEY, num_workers=2, num_updates=6, state=state)
+    assert_equal(result[:2], (state.shared, state.local))
+    assert schedule.num_updates == 0

@@ -1,0 +1,197 @@
+"""Laws of the planner: whatever the schedule and the width, a plan is the schedule, computed in batches."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+import asyncjax as aj
+from asyncjax.waves import OUT_OF_RANGE, Plan, Planner, choose, distinct_workers, last_use, max_live, stack_reads
+from tests.laws import KEY, assert_equal
+
+UPDATES = 12
+
+
+class Case(NamedTuple):
+    """A schedule as the planner takes it, and how to plan it."""
+
+    worker: np.ndarray  # Int[T, G]
+    read: np.ndarray  # Int[T, G, L]
+    num_workers: int
+    width: int
+    early: bool
+
+    def planner(self, start: int = 0) -> Planner:
+        return Planner(self.worker, self.read, self.num_workers, self.width, self.early, start)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Any well-formed schedule, torn or not, from many or few workers, and any way to plan it."""
+    group, parts, num_workers = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(1, 5))
+    worker = [[draw(st.integers(0, num_workers - 1)) for _ in range(group)] for _ in range(UPDATES)]
+    delay = draw(st.integers(0, UPDATES))
+    oldest = [max(0, t - delay) for t in range(UPDATES)]
+    read = [[[draw(st.integers(oldest[t], t)) for _ in range(parts)] for _ in range(group)] for t in range(UPDATES)]
+    width = draw(st.integers(1, 6))
+    workers = np.array(worker, np.int32)
+    late_possible = width >= group and distinct_workers(workers)
+    return Case(workers, np.array(read, np.int32), num_workers, width, not late_possible or draw(st.booleans()))
+
+
+def live(case: Case, update: int) -> set[int]:
+    """The versions that exist when this update is due, and that it or a later one uses: by the definition."""
+    return {int(v) for v in case.read[update:].ravel() if v <= update}
+
+
+class Machine:
+    """Executes plans on symbols: a view is its version, a message its place in the schedule."""
+
+    def __init__(self, case: Case, planner: Planner) -> None:
+        self.case, self.layout, self.planner = case, planner.layout, planner
+        self.views = {slot: version for version, slot in planner.slot_of.items()}
+        self.group = case.worker.shape[1]
+        self.flat_worker, self.flat_read = case.worker.ravel(), case.read.reshape(-1, case.read.shape[-1])
+        self.computed: list[int] = []
+        self.batches: list[list[int]] = []
+
+    def run(self, start: int, stop: int, max_updates: int) -> Plan:
+        """The chunk's plan, executed: every read finds what it should."""
+        plan = self.planner.chunk(start, stop, max_updates)
+        waiting: dict[int, int] = {}  # message slot -> job
+        assert plan.first_update[0] == 0
+        for k in range(plan.num_batches):
+            if not self.layout.num_messages:
+                waiting = {}
+            self.batch(plan, k, start, waiting)
+            updates = range(plan.first_update[k], plan.first_update[k + 1])
+            assert not self.layout.lockstep or updates == range(k, k + 1)
+            for u in updates:
+                self.update(plan, u, start, waiting)
+        assert plan.first_update[plan.num_batches] == stop - start
+        assert not waiting
+        assert (plan.job[plan.num_batches :] == OUT_OF_RANGE).all()
+        return plan
+
+    def batch(self, plan: Plan, k: int, start: int, waiting: dict[int, int]) -> None:
+        lanes = np.flatnonzero(plan.job[k] != OUT_OF_RANGE)
+        assert lanes.tolist() == list(range(len(lanes)))  # padding comes last
+        assert 0 < len(lanes) <= self.layout.width == plan.job.shape[1]
+        padding = slice(len(lanes), None)
+        assert (plan.worker[k, padding] == OUT_OF_RANGE).all()
+        assert (plan.message_slot[k, padding] == OUT_OF_RANGE).all()
+        jobs = (plan.job[k, lanes] + start * self.group).tolist()
+        assert jobs == sorted(jobs)  # what is needed soonest comes first
+        np.testing.assert_array_equal(plan.worker[k, lanes], self.flat_worker[jobs])
+        assert len(set(plan.worker[k, lanes].tolist())) == len(lanes)  # each worker's state is written once
+        for lane, job in enumerate(jobs):
+            before = [j for j in range(job) if self.flat_worker[j] == self.flat_worker[job]]
+            assert set(before) <= set(self.computed)  # the worker's earlier messages, and its private state
+            assert [self.views[slot] for slot in plan.view_slot[k, lane].tolist()] == self.flat_read[job].tolist()
+            slot = int(plan.message_slot[k, lane])
+            assert slot not in waiting
+            assert slot < (self.layout.num_messages or self.layout.width)
+            waiting[slot] = job
+        self.computed += jobs
+        self.batches.append(jobs)
+
+    def update(self, plan: Plan, u: int, start: int, waiting: dict[int, int]) -> None:
+        t = start + u
+        assert set(self.views.values()) >= live(self.case, t)
+        for g in range(self.group):
+            assert waiting.pop(int(plan.message_of[u, g])) == t * self.group + g
+            assert [self.views[slot] for slot in plan.stale_slot[u, g].tolist()] == self.case.read[t, g].tolist()
+        np.testing.assert_array_equal(plan.staleness[u], t - self.case.read[t].min(-1))
+        slot = int(plan.write_slot[u])
+        wanted = t + 1 in self.case.read[t + 1 :]
+        assert wanted == (slot < self.layout.num_views)
+        if wanted:
+            assert self.views.get(slot, -1) not in live(self.case, t + 1)  # it overwrites what nothing will read
+            self.views[slot] = t + 1
+
+
+@hypothesis.given(case=cases(), chunk_size=st.integers(1, UPDATES))
+@hypothesis.settings(max_examples=200)
+def test_a_plan_computes_every_message_once_and_every_update_finds_all_it_needs(case: Case, chunk_size: int) -> None:
+    machine = Machine(case, case.planner())
+    for start in range(0, UPDATES, chunk_size):
+        machine.run(start, min(start + chunk_size, UPDATES), chunk_size)
+    assert sorted(machine.computed) == list(range(case.worker.size))
+
+
+@hypothesis.given(case=cases())
+@hypothesis.settings(max_examples=100)
+def test_there_is_room_for_the_views_alive_at_once_and_little_more(case: Case) -> None:
+    alive = max(len(live(case, t)) for t in range(UPDATES))
+    assert max_live(last_use(case.read)) == max(1, alive)
+    num_views = case.planner().layout.num_views
+    assert alive <= num_views < 2 * max(1, alive)
+
+
+@hypothesis.given(case=cases(), start=st.integers(0, UPDATES - 1))
+@hypothesis.settings(max_examples=100)
+def test_a_planner_that_starts_later_plans_the_rest_alike(case: Case, start: int) -> None:
+    whole, rest = case.planner(), case.planner(start)
+    if start:
+        whole.chunk(0, start, start)
+    assert rest.slot_of == whole.slot_of
+    assert set(whole.slot_of) == live(case, start)
+    assert_equal(rest.chunk(start, UPDATES, UPDATES), whole.chunk(start, UPDATES, UPDATES))
+
+
+@hypothesis.given(case=cases())
+def test_a_plan_has_the_promised_shapes_and_number_of_batches(case: Case) -> None:
+    count = case.planner().count_batches(UPDATES)
+    planner = case.planner()
+    plan = planner.whole()
+    assert int(plan.num_batches) == count
+    shapes = Planner.shapes(planner.layout, UPDATES, *case.read.shape[1:])
+    assert [(x.shape, x.dtype) for x in plan] == [(x.shape, x.dtype) for x in shapes]
+
+
+@hypothesis.given(case=cases())
+def test_without_early_messages_batches_are_whole_groups_in_order(case: Case) -> None:
+    late = case._replace(early=False, width=max(case.width, case.worker.shape[1]))
+    hypothesis.assume(distinct_workers(late.worker))
+    machine = Machine(late, late.planner())
+    machine.run(0, UPDATES, UPDATES)
+    assert [j for batch in machine.batches for j in batch] == list(range(late.worker.size))
+    assert all(len(batch) % late.worker.shape[1] == 0 for batch in machine.batches)
+
+
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("num_workers", [1, 3, 8])
+def test_equal_workers_go_in_full_waves(num_workers: int, early: bool) -> None:
+    schedule = aj.schedules.round_robin(40 * num_workers, num_workers)
+    planner = Planner(np.asarray(schedule.worker), stack_reads(schedule.read), num_workers, num_workers, early)
+    assert planner.count_batches(schedule.num_updates) == 40
+
+
+def test_waves_of_exponential_workers_are_as_long_as_the_birthday_problem_says() -> None:
+    """The mean length of a run of distinct workers drawn at random is about sqrt(pi W / 2), in order and unpadded."""
+    num_workers = 64
+    schedule = aj.schedules.from_service_times(aj.service.exponential(), 10_000, num_workers, KEY)
+    planner = Planner(np.asarray(schedule.worker), stack_reads(schedule.read), num_workers, num_workers, early=False)
+    mean = schedule.num_updates / planner.count_batches(schedule.num_updates)
+    np.testing.assert_allclose(mean, np.sqrt(np.pi * num_workers / 2), rtol=0.08)
+
+
+@hypothesis.given(case=cases())
+def test_the_chosen_width_is_one_that_can_be_planned(case: Case) -> None:
+    width, early = choose(case.worker, case.read, case.num_workers, None, 0.15)
+    chosen = case._replace(width=width, early=early)
+    machine = Machine(chosen, chosen.planner())
+    machine.run(0, UPDATES, UPDATES)
+    assert sorted(machine.computed) == list(range(case.worker.size))
+    assert choose(case.worker, case.read, case.num_workers, case.width, 0.15)[0] == case.width
+
+
+def test_reads_are_stacked_in_the_order_of_the_views_leaves() -> None:
+    a, b, c = (np.full((4, 2), i, np.int32) for i in range(3))
+    np.testing.assert_array_equal(stack_reads({"w": (b, c), "b": a})[0, 0], [0, 1, 2])
+    assert jax.tree.leaves({"w": (b, c), "b": a})[0] is a

@@ -62,6 +62,12 @@ def build(factory: Callable[..., Method], env: Any, values: dict[str, Any]) -> M
     return factory(env, **arguments)
 
 
+def steps_per_message(factory: Callable[..., Method]) -> int:
+    """Environment steps behind one message of a method with its defaults."""
+    parameters = inspect.signature(factory).parameters
+    return parameters["num_envs"].default * parameters["unroll_length"].default
+
+
 def make_optimizer(name: str | None, learning_rate: float | None) -> optax.GradientTransformation | None:
     """The optimizer of the options; None, the method's default, where neither is given."""
     if learning_rate is not None and not learning_rate > 0:

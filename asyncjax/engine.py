@@ -28,6 +28,21 @@ def _strong(x: Any) -> jax.Array:
     return jax.lax.convert_element_type(x, x.dtype) if getattr(x, "weak_type", False) else jnp.asarray(x)
 
 
+def check_state(state: State, num_workers: int, num_updates: int, limit: str) -> State:
+    """Raises ValueError unless a run of W workers and T updates can continue from the state."""
+    found = {x.shape[0] for x in jax.tree.leaves(state.local)}
+    if found - {num_workers}:
+        raise ValueError(
+            f"state.local is of {found.pop()} workers, but num_workers={num_workers}: continue with as many"
+            " workers as the run had."
+        )
+    if state.update > num_updates:
+        raise ValueError(
+            f"{limit} has {num_updates} updates, but the state is already at update {state.update}: ask for more."
+        )
+    return state
+
+
 def chunks(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
     """Consecutive (start, stop) of chunks that end at multiples of their size, or at the end."""
     while start < stop:
@@ -48,6 +63,14 @@ def not_finite(update: int, workers: Array) -> FloatingPointError:
         f"Update {update}, from worker {names}, made the view non-finite (NaN or infinity). Try a smaller learning"
         " rate, clip the gradients, or pass check_finite=False to let the run go on."
     )
+
+
+def then(error: BaseException, deliver: Callable[[], None]) -> None:
+    """Delivers what is left of a failed run. A second failure becomes a note of the first cause."""
+    try:
+        deliver()
+    except Exception as second:
+        error.add_note(f"Handing the last chunk to the callback then failed, too: {second!r}")
 
 
 def check_positive(**arguments: int | float | None) -> None:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from asyncjax.cost import cost_of
 from asyncjax.method import Array, Method, Metrics, PyTree, Stale, State
 from asyncjax.packing import Packed, PackedMethod, all_finite, merge_metrics
-from asyncjax.waves import Layout, Plan
+from asyncjax.waves import OUT_OF_RANGE, Layout, Plan
 
 
 class Carry(NamedTuple):
@@ -112,7 +112,9 @@ class Program:
         local = self.packed.local.unpack(_take(carry.local, plan.worker[k]))
         view = self._take_views(carry.views, plan.view_slot[k])
         messages, local, reported = jax.vmap(self.packed.work)(view, local)
-        carry = carry._replace(local=_put(carry.local, plan.worker[k], self.packed.local.pack(local, 1)))
+        empty = plan.job[k] == OUT_OF_RANGE
+        worker = jnp.where(empty, OUT_OF_RANGE, plan.worker[k])
+        carry = carry._replace(local=_put(carry.local, worker, self.packed.local.pack(local, 1)))
         if layout.num_messages:
             messages = _put(carry.messages, plan.message_slot[k], messages)
             carry = carry._replace(messages=messages)

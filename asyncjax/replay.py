@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from asyncjax.engine import check_positive, chunks, concatenate_metrics, initial_state, not_finite
+from asyncjax.engine import check_positive, check_state, chunks, concatenate_metrics, initial_state, not_finite, then
 from asyncjax.host import HostProgram, Job, Log, View, cached_host_program
 from asyncjax.method import Chunk, Method, Result, State
 from asyncjax.packing import Packed
@@ -61,16 +61,25 @@ def replay(
     num_workers = num_workers or schedule.num_workers
     schedule = check(schedule, num_workers)
     state = initial_state(method, key, num_workers) if state is None else state
+    check_state(state, num_workers, schedule.num_updates, "schedule")
     parts = read_parts(schedule.read, jax.eval_shape(method.view, state.shared))
     run = _Replay(cached_host_program(method, num_workers, schedule.group_size, parts), schedule, state)
     collected = []
+
+    def deliver(start: int, finite: bool = True) -> None:
+        log, run.log = run.log, Log(run.program)
+        collected.append(log.read()[0])
+        if callback is not None and run.done > start:
+            callback(Chunk(run.state() if finite else None, collected[-1], cut(schedule, start, run.done)))
+
     for start, stop in chunks(state.update, schedule.num_updates, chunk_size):
-        bad = next((t for t in range(start, stop) if not run.update(t) and check_finite), None)
-        metrics, _ = run.log.read()
-        run.log = Log(run.program)
-        collected.append(metrics)
-        if callback is not None:
-            callback(Chunk(run.state() if bad is None else None, metrics, cut(schedule, start, run.done)))
+        bad = None
+        try:
+            bad = next((t for t in range(start, stop) if not run.update(t) and check_finite), None)
+        except BaseException as error:
+            then(error, lambda start=start: deliver(start))
+            raise
+        deliver(start, finite=bad is None)
         if bad is not None:
             raise not_finite(bad, schedule.worker[bad])
     return Result(*run.state()[1:3], concatenate_metrics(collected))

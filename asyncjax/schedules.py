@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import io
 import os
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -298,10 +299,13 @@ def save(schedule: Schedule, path: str | os.PathLike[str]) -> None:
 
 def load(path: str | os.PathLike[str]) -> Schedule:
     """Reads what `save` wrote. Torn reads come back as nested dictionaries and tuples."""
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    if "worker" not in arrays:
-        raise ValueError(f"{path} holds {sorted(arrays)}: this is no schedule; write one with asyncjax.schedules.save.")
+    try:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is no schedule; write one with asyncjax.schedules.save.") from error
+    if "worker" not in arrays or not any(name.split("/")[0] == "read" for name in arrays):
+        raise ValueError(f"{path} holds {sorted(arrays)} and is no schedule; use asyncjax.schedules.save to write one.")
     read = {tuple(name.split("/")[1:]): array for name, array in arrays.items() if name.split("/")[0] == "read"}
     fields = {name: arrays.get(name) for name in ("time", "begin", "end")}
     return Schedule(arrays["worker"], _nest(read), **fields)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from asyncjax.discipline import Coordinator, Discipline, Wait
-from asyncjax.engine import check_positive, concatenate_metrics, initial_state, not_finite
+from asyncjax.engine import check_positive, check_state, concatenate_metrics, initial_state, not_finite, then
 from asyncjax.host import Device, HostProgram, Job, Log, cached_host_program
 from asyncjax.method import Chunk, Method, Metrics, Result, State
 from asyncjax.packing import Packed
@@ -86,8 +86,7 @@ def run_threads(
         raise ValueError(f"publication={publication!r}: choose one of {', '.join(map(repr, get_args(Publication)))}.")
     discipline = Discipline(group_size, wait, bound).check(num_workers)
     state = initial_state(method, key, num_workers) if state is None else state
-    if state.update > num_updates:
-        raise ValueError(f"num_updates={num_updates}: the state is already at update {state.update}; ask for more.")
+    check_state(state, num_workers, num_updates, "num_updates")
     num_leaves = len(jax.tree.leaves(jax.eval_shape(method.view, state.shared)))
     parts = tuple(range(num_leaves)) if publication == "leaf" else (0,) * num_leaves
     team = _Team(
@@ -146,6 +145,8 @@ class _Team:
         self.in_work_since: list[float | None] = [None] * num_workers
         self.origin = time.perf_counter() - state.time
         self.next_wake = num_updates
+        if state.update >= num_updates:
+            self.stopping.set()
 
     # -- the caller's thread -------------------------------------------------------------------------------------------
 
@@ -177,17 +178,14 @@ class _Team:
                 if self.coordinator.version >= self.next_wake:
                     self.next_wake += chunk_size
                     deliver()
+            self._stop(threads)
+            if self.failure is not None:
+                raise self.failure
+            deliver()
         except BaseException as error:
             self._stop(threads)
-            try:
-                deliver()
-            except Exception as second:  # the first cause is the one to raise
-                error.add_note(f"The callback then failed on the last chunk, too: {second!r}")
+            then(error, deliver)
             raise
-        self._stop(threads)
-        deliver()
-        if self.failure is not None:
-            raise self.failure
         state = self._state()
         metrics, schedules = zip(*(collected or [self.log.read()]), strict=True)
         return Result(state.shared, state.local, concatenate_metrics(metrics)), concatenate(schedules)

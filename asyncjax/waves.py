@@ -52,13 +52,11 @@ class Plan(NamedTuple):
     """
 
     num_batches: Array  # Int[]
-    worker: Array  # Int[K, A], whose message each lane of batch k computes
-    job: Array  # Int[K, A], its place among the chunk's U G messages
+    worker: Array  # Int[K, A], whose message each lane of batch k computes; empty lanes repeat the first
+    job: Array  # Int[K, A], its place among the chunk's U G messages; out of range where the lane is empty
     view_slot: Array  # Int[K, A, L], where the view it reads lies
     message_slot: Array  # Int[K, A], where the message goes
-    first_update: (
-        np.ndarray
-    )  # Int[K + 1], batch k is followed by the updates first_update[k] to first_update[k + 1] - 1
+    first_update: Array  # Int[K + 1], the first update after batch k; it and those up to the next batch's follow k
     message_of: Array  # Int[U, G], where the messages of an update lie
     stale_slot: Array  # Int[U, G, L], where the views they were computed on lie
     staleness: Array  # Int[U, G]
@@ -134,6 +132,8 @@ class Planner:
         free = list(range(self.layout.num_messages))[::-1]
         update, num_batches = start, 0
         for batch, done in self._batches(start, stop):
+            plan.worker[num_batches] = self.flat_worker[batch[0]]  # empty lanes repeat the first one, for nothing
+            plan.view_slot[num_batches] = self._slots(batch[0])
             for lane, j in enumerate(batch):
                 slots[j] = free.pop() if self.early else lane
                 plan.worker[num_batches, lane] = self.flat_worker[j]
@@ -156,7 +156,7 @@ class Planner:
         """A plan of padding only."""
         shapes = self.shapes(self.layout, max_updates, self.group_size, self.num_parts)
         plan = Plan(*(np.zeros(x.shape, x.dtype) for x in shapes))
-        for padded in (plan.worker, plan.job, plan.message_slot):
+        for padded in (plan.job, plan.message_slot):
             padded.fill(OUT_OF_RANGE)
         plan.first_update[1:] = stop - start
         plan.staleness[: stop - start] = self.staleness[start:stop]
@@ -299,14 +299,14 @@ def room(num_live: int, usual: int) -> int:
 
 def distinct_workers(worker: Array) -> bool:
     """Whether no group has two messages of one worker."""
-    return bool((np.diff(np.sort(worker, -1), axis=-1) > 0).all())
+    return bool(np.all(np.diff(np.sort(worker, -1), axis=-1)))
 
 
 def choose(worker: np.ndarray, read: np.ndarray, num_workers: int, width: int | None, lane: float) -> tuple[int, bool]:
     """The width of the batches, and whether to compute messages early.
 
     A batch of A lanes, empty ones included, is taken to cost 1 + lane A, and the number of batches is counted
-    on the schedule's first updates. The narrowest width within 5% of the least cost wins: what is not
+    on the schedule's first updates. The narrowest width within 10% of the least cost wins: what is not
     modelled, such as the size of caches, speaks for narrow ones.
     """
     num_updates, group, _ = read.shape
@@ -322,4 +322,4 @@ def choose(worker: np.ndarray, read: np.ndarray, num_workers: int, width: int | 
                 moves = 0.1 * lane * trial * group if early else 0.0  # into and out of the slots for messages
                 costs[candidate, early] = batches * (1 + lane * candidate) + moves
     least = min(costs.values())
-    return next(choice for choice, cost in costs.items() if cost <= 1.05 * least)
+    return next(choice for choice, cost in costs.items() if cost <= 1.1 * least)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 
 from asyncjax.environment import Box, Discrete, Environment, make_env
 from asyncjax.gymnax_adapter import NEEDS_DOWNLOAD, gymnax_semantics, import_gymnax
-from asyncjax.networks import actor_critic
+from asyncjax.networks import MinAtarCNN, actor_critic
 from tests import probes
 
 gymnax = import_gymnax()
@@ -90,6 +91,18 @@ def test_the_default_network_takes_every_observation(env_id):
     logits, value = jax.eval_shape(lambda o: network.apply(network.init(key, o), o), observation)
     assert (logits.shape, value.shape) == ((env.action_space.num_values,), ())
     assert logits.dtype == value.dtype == jnp.float32
+
+
+def test_the_cnn_is_a_convolution_and_a_layer():
+    x = jax.random.normal(jax.random.key(0), (10, 10, 4), jnp.float32)
+    network: Any = MinAtarCNN(channels=5, hidden=7)
+    params = network.init(jax.random.key(1), x)
+    first, second = params["params"]["Dense_0"], params["params"]["Dense_1"]
+    kernel = first["kernel"].reshape(3, 3, 4, 5)
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    y = jax.lax.conv_general_dilated(x[None], kernel, (1, 1), "VALID", dimension_numbers=dimensions)[0]
+    y = jax.nn.relu(y).reshape(-1) @ second["kernel"]
+    np.testing.assert_allclose(network.apply(params, x), jax.nn.relu(y), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Catch-bsuite", "DeepSea-bsuite", "FourRooms-misc", "Pendulum-v1"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -150,6 +151,27 @@ def test_when_all_workers_raise_the_caller_gets_one_of_their_errors() -> None:
     assert f"no bananas left for {note.split()[3].rstrip(',')}" in str(caught.value)
 
 
+def test_an_apply_that_raises_ends_a_threaded_run_at_the_update_before() -> None:
+    def count(value: np.ndarray) -> np.ndarray:
+        applied.append(value)
+        if len(applied) == 8:
+            raise RuntimeError("the optimizer is tired")
+        return value
+
+    def apply(shared: Any, messages: jax.Array, stale: aj.Stale) -> Any:
+        message = jax.pure_callback(count, jax.ShapeDtypeStruct((), jnp.float32), messages[0])
+        return HOSTED.apply(shared, message[None], stale)
+
+    applied, chunks = [], []
+    with pytest.raises(Exception, match="the optimizer is tired") as caught:
+        aj.run_threads(
+            HOSTED._replace(apply=apply), KEY, num_workers=WORKERS, num_updates=ENDLESS, callback=chunks.append
+        )
+    assert any(", at update 7." in note for note in caught.value.__notes__)
+    assert joined(chunks)[1].num_updates == 7
+    assert_replayable(chunks)
+
+
 def test_a_replay_that_fails_delivers_what_it_did() -> None:
     """Worker 1 computes the updates 1, 4, 7, ... of three workers in turn."""
     hook.on_call, chunks = raise_in(worker=1, call=4), []
@@ -192,8 +214,7 @@ def test_after_a_failure_a_run_continues_from_its_last_chunk(engine: Any) -> Non
 # A worker is stuck
 
 
-@pytest.mark.parametrize("name", ["asynchronous", "barrier"])
-def test_a_stuck_worker_is_named_with_the_timeout_that_may_be_raised(name: str) -> None:
+def test_a_stuck_worker_is_named_with_the_timeout_that_may_be_raised() -> None:
     released, chunks = threading.Event(), []
 
     def on_call(worker: int, call: int) -> None:
@@ -210,7 +231,7 @@ def test_a_stuck_worker_is_named_with_the_timeout_that_may_be_raised(name: str) 
                 num_updates=ENDLESS,
                 timeout=0.2,
                 callback=chunks.append,
-                **DISCIPLINES[name],
+                **DISCIPLINES["barrier"],
             )
         assert workers_alive() == ["worker 0"]  # a job can not be ended from outside
     finally:
@@ -249,6 +270,23 @@ def test_ctrl_c_ends_the_threads_and_delivers_the_rest(options: dict[str, Any]) 
     assert_replayable(chunks)
 
 
+def test_ctrl_c_while_the_last_job_ends_loses_nothing_either() -> None:
+    chunks: list[aj.Chunk] = []
+
+    def on_call(worker: int, call: int) -> None:
+        while worker == 0 and workers_alive() != ["worker 0"]:  # until the others have done all updates, and ended
+            time.sleep(0.01)
+        if worker == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+
+    hook.on_call = on_call
+    with pytest.raises(KeyboardInterrupt):
+        aj.run_threads(HOSTED, KEY, num_workers=WORKERS, num_updates=20, callback=chunks.append)
+    assert joined(chunks)[1].num_updates == 20
+    assert_replayable(chunks)
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, LookupError])
 def test_whatever_the_callback_raises_ends_the_threads_and_the_rest_is_delivered(stop: type[BaseException]) -> None:
     chunks: list[aj.Chunk] = []
@@ -284,9 +322,7 @@ def test_a_workers_error_is_raised_even_where_the_callback_then_fails_too() -> N
         raise LookupError("disk full")
 
     with pytest.raises(Exception, match="no bananas left for 1") as caught:
-        aj.run_threads(
-            HOSTED, KEY, num_workers=WORKERS, num_updates=ENDLESS, chunk_size=ENDLESS, callback=callback
-        )
+        aj.run_threads(HOSTED, KEY, num_workers=WORKERS, num_updates=ENDLESS, chunk_size=ENDLESS, callback=callback)
     assert any("disk full" in note for note in caught.value.__notes__)
 
 
@@ -329,7 +365,9 @@ def test_the_update_that_made_the_parameters_infinite_is_named_and_delivered(eng
 @pytest.mark.parametrize("name", ["asynchronous", "groups", "barrier", "bounded", "leaf by leaf"])
 def test_threads_name_the_update_and_worker_that_made_the_parameters_infinite(name: str) -> None:
     chunks: list[aj.Chunk] = []
-    with pytest.raises(FloatingPointError, match=r"Update \d+, from worker [\d, ]+, made the view non-finite") as caught:
+    with pytest.raises(
+        FloatingPointError, match=r"Update \d+, from worker [\d, ]+, made the view non-finite"
+    ) as caught:
         aj.run_threads(
             EXPLODING, KEY, num_workers=WORKERS, num_updates=ENDLESS, callback=chunks.append, **DISCIPLINES[name]
         )
@@ -468,7 +506,7 @@ def test_a_schedule_that_ends_before_its_state_is_refused(engine: Any) -> None:
 
 @pytest.mark.parametrize("engine", [*ENGINES.values(), aj.run_threads], ids=[*ENGINES, "threads"])
 def test_a_state_of_other_workers_is_refused(engine: Any) -> None:
-    options = {"num_updates": 9} if engine is aj.run_threads else {"schedule": aj.schedules.round_robin(9, 3)}
+    options = {"num_updates": 9} if engine is aj.run_threads else {"schedule": aj.schedules.sequential(9, 3)}
     with pytest.raises(ValueError, match=r"state .* 2 workers.* num_workers=3"):
         engine(method("sgd"), key=KEY, num_workers=3, state=state_after(6), **options)
 

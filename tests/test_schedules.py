@@ -460,7 +460,10 @@ ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
     "probability": (lambda: service.straggler(1.5, 2.0), r"probability=1\.5\): .* between 0 and 1"),
     "negative probability": (lambda: service.straggler(-0.1, 2.0), r"probability=-0\.1\): wants numbers of at least 0"),
     "slowdown": (lambda: service.straggler(0.1, -2.0), r"slowdown=-2\.0\): wants numbers of at least 0"),
-    "matrix": (lambda: one(np.ones((2, 2))), r"(?s)constant\(seconds=.*one for all workers or one per worker, Float\[W\]"),
+    "matrix": (
+        lambda: one(np.ones((2, 2))),
+        r"(?s)constant\(seconds=.*one for all workers or one per worker, Float\[W\]",
+    ),
     "too few times": (
         timed_by(lambda: one([1.0, 2.0])),
         r"constant\(seconds=\.\.\.\) has 2 entries, but there is a worker 2: give one number per worker",

@@ -1,0 +1,127 @@
+"""How well a method learns: many seeds, emulated in one compiled program, or one after the other on threads.
+
+    python experiments/learning.py --env CartPole-v1 --engine emulate
+    python experiments/learning.py --env CartPole-v1 --engine threads
+
+Every seed has its own parameters, environments and schedule. Prints the returns of the final greedy policies and draws
+the learning curve with a 95 % bootstrap band.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+import asyncjax as aj
+from asyncjax import commandline, plotting
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """What to run."""
+
+    method: str = "a3c"
+    """A method of asyncjax.methods that learns in an environment, with its defaults."""
+    env: str = "CartPole-v1"
+    """Environment: any gymnax id."""
+    engine: Literal["emulate", "threads"] = "emulate"
+    """emulate: workers with exponential service times, all seeds in one program. threads: real ones, seed by seed."""
+    num_workers: int = 8
+    """Asynchronous workers."""
+    total_steps: int = 500_000
+    """Environment steps of all workers of one seed."""
+    seeds: int = 10
+    """Seeds 0, 1, ..., each a run of its own."""
+    eval_episodes: int = 100
+    """Fresh episodes for the final policy of each seed."""
+    points: int = 50
+    """Points of the learning curve."""
+    results: Path = Path("results")
+    """Folder for the data and the picture."""
+
+
+def main(args: Args) -> dict[str, Any]:
+    """Runs all seeds, prints the summary, and writes NAME.json and NAME.png."""
+    outcome = run(args)
+    name = f"{args.method}-{args.env}-{args.engine}"
+    args.results.mkdir(parents=True, exist_ok=True)
+    (args.results / f"{name}.json").write_text(json.dumps({k: np.asarray(v).tolist() for k, v in outcome.items()}))
+    plot(args, outcome).savefig(args.results / f"{name}.png")
+    middle, low, high = (float(x[0]) for x in plotting.interquartile_mean(outcome["evaluation"][:, None]))
+    print(f"{args.method} on {args.env}, {args.engine}, {args.num_workers} workers, {args.total_steps:,} steps")
+    print(f"  evaluation by seed: {np.round(outcome['evaluation'], 2).tolist()}")
+    print(f"  median {np.median(outcome['evaluation']):.2f}, interquartile mean {middle:.2f} [{low:.2f}, {high:.2f}]")
+    print(f"  mean staleness {outcome['staleness']:.2f}; {outcome['seconds']:.1f} s for all seeds, compiling included")
+    print(f"  {args.results / name}.png")
+    return outcome
+
+
+def run(args: Args) -> dict[str, Any]:
+    """Evaluation returns Float[S], the curve's steps Float[L] and returns Float[S, L], staleness and seconds."""
+    env = aj.make_env(args.env)
+    factory = commandline.factories()[args.method]
+    method = factory(env)
+    per_update = commandline.steps_per_message(factory)
+    updates = -(-args.total_steps // per_update)
+    start = time.perf_counter()
+    shared, metrics, staleness = {"emulate": emulated, "threads": threaded}[args.engine](args, method, updates)
+    evaluate = jax.jit(jax.vmap(lambda s, key: aj.evaluate(method, env, s, key, args.eval_episodes).mean()))
+    evaluation = np.asarray(evaluate(shared, jax.random.split(jax.random.key(1), args.seeds)))
+    steps, returns = curve(metrics, per_update, args.points)
+    seconds = time.perf_counter() - start
+    return {"evaluation": evaluation, "steps": steps, "returns": returns, "staleness": staleness, "seconds": seconds}
+
+
+def emulated(args: Args, method: aj.Method, num_updates: int) -> tuple[Any, Any, float]:
+    """All seeds in one program; each has a schedule of its own."""
+    keys = jax.random.split(jax.random.key(0), args.seeds)
+    service = aj.service.exponential()
+    schedules = [
+        aj.schedules.from_service_times(service, num_updates, args.num_workers, jax.random.fold_in(key, 0))
+        for key in keys
+    ]
+    read, worker = (np.stack([np.asarray(getattr(s, name)) for s in schedules]) for name in ("read", "worker"))
+    result = jax.vmap(lambda w, r, key: aj.emulate(method, aj.Schedule(w, r), key))(worker, read, keys)
+    return result.shared, result.metrics, float(np.mean([s.staleness().mean() for s in schedules]))
+
+
+def threaded(args: Args, method: aj.Method, num_updates: int) -> tuple[Any, Any, float]:
+    """One run after the other on host threads."""
+    runs = [
+        aj.run_threads(method, jax.random.key(seed), num_workers=args.num_workers, num_updates=num_updates)
+        for seed in range(args.seeds)
+    ]
+    results = [result for result, _ in runs]
+    shared, metrics = (
+        jax.tree.map(lambda *x: np.stack(x), *[getattr(r, name) for r in results]) for name in ("shared", "metrics")
+    )
+    return shared, metrics, float(np.mean([schedule.staleness().mean() for _, schedule in runs]))
+
+
+def curve(metrics: Any, per_update: int, points: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean return of the episodes that ended in each stretch of updates; where none did, the stretch before counts."""
+    totals = {name: np.asarray(metrics[name]).sum(-1) for name in ("return_sum", "episodes")}
+    stretches = np.array_split(np.arange(totals["episodes"].shape[1]), points)
+    sums, counts = (np.stack([totals[n][:, s].sum(-1) for s in stretches], -1) for n in ("return_sum", "episodes"))
+    returns = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+    for i in range(1, returns.shape[1]):
+        returns[:, i] = np.where(np.isnan(returns[:, i]), returns[:, i - 1], returns[:, i])
+    first = int(np.argmax(~np.isnan(returns).any(0)))  # the curve begins when every seed has finished an episode
+    return np.array([(s[-1] + 1) * per_update for s in stretches])[first:], returns[:, first:]
+
+
+def plot(args: Args, outcome: dict[str, Any]) -> Any:
+    """The learning curve."""
+    return plotting.learning_curve({f"{args.method}, {args.engine}": (outcome["steps"], outcome["returns"])})
+
+
+if __name__ == "__main__":
+    import tyro
+
+    main(tyro.cli(Args, description=__doc__))

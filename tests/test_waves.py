@@ -83,8 +83,9 @@ class Machine:
         assert lanes.tolist() == list(range(len(lanes)))  # padding comes last
         assert 0 < len(lanes) <= self.layout.width == plan.job.shape[1]
         padding = slice(len(lanes), None)
-        assert (plan.worker[k, padding] == OUT_OF_RANGE).all()
         assert (plan.message_slot[k, padding] == OUT_OF_RANGE).all()
+        assert (plan.worker[k, padding] == plan.worker[k, 0]).all()  # it repeats a job, and is thrown away
+        assert (plan.view_slot[k, padding] == plan.view_slot[k, 0]).all()
         jobs = (plan.job[k, lanes] + start * self.group).tolist()
         assert jobs == sorted(jobs)  # what is needed soonest comes first
         np.testing.assert_array_equal(plan.worker[k, lanes], self.flat_worker[jobs])

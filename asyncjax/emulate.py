@@ -8,6 +8,7 @@ from functools import partial
 import jax
 import numpy as np
 
+from asyncjax import exact
 from asyncjax.engine import (
     check_positive,
     check_state,
@@ -113,6 +114,8 @@ def emulate(
 
 def _planner(schedule: Schedule, program: Program, width: int | None, start: int = 0) -> Planner:
     worker, read, num_workers = np.asarray(schedule.worker), stack_reads(schedule.read), program.packed.num_workers
+    if width is None and exact.wanted():
+        width = 1  # lanes of a batch are not always bit for bit what they are one by one
     width, early = choose(worker, read, num_workers, width, program.lane_cost)
     return Planner(worker, read, num_workers, width, early, start=start)
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from asyncjax.exact import isolated
 from asyncjax.method import Method, Metrics, Stale, State
 from asyncjax.packing import Packed, PackedMethod, Packer, all_finite, merge_metrics
 from asyncjax.schedules import Schedule
@@ -91,14 +92,16 @@ class HostProgram:
         return jax.eval_shape(self.packed.local.pack, self.packed.local.like())
 
     def _work(self, view: View, local: Packed) -> Worked:
-        message, new, metrics = self.packed.work(self.packed.unpack_view(view), self.packed.local.unpack(local))
+        unpacked = self.packed.unpack_view(view), self.packed.local.unpack(local)
+        either = jax.tree.leaves(view)[0].ravel()[0] > 0
+        message, new, metrics = isolated(self.packed.work, either, *unpacked)
         return Worked(self.packed.message.pack(message), self.packed.local.pack(new), self.work_metrics.pack(metrics))
 
     def _apply(self, shared: Packed, messages: Any, views: Any, staleness: jax.Array) -> Applied:
         packed = self.packed
         group = packed.message.unpack(jax.tree.map(lambda *rows: jnp.stack(rows), *messages))
         stale = Stale(packed.unpack_view(jax.tree.map(lambda *rows: jnp.stack(rows), *views)), staleness)
-        new, metrics = packed.apply(packed.shared.unpack(shared), group, stale)
+        new, metrics = isolated(packed.apply, staleness[0] > 0, packed.shared.unpack(shared), group, stale)
         view = packed.view(new)
         return Applied(
             packed.shared.pack(new), packed.pack_view(view), self.apply_metrics.pack(metrics), all_finite(view)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from asyncjax.cost import cost_of
+from asyncjax.exact import isolated
 from asyncjax.method import Array, Method, Metrics, PyTree, Stale, State
 from asyncjax.packing import Packed, PackedMethod, all_finite, merge_metrics
 from asyncjax.waves import OUT_OF_RANGE, Layout, Plan
@@ -111,7 +112,7 @@ class Program:
         """Computes batch k; returns also where all messages lie, and what the work reported."""
         local = self.packed.local.unpack(_take(carry.local, plan.worker[k]))
         view = self._take_views(carry.views, plan.view_slot[k])
-        messages, local, reported = jax.vmap(self.packed.work)(view, local)
+        messages, local, reported = isolated(self._work_lanes, plan.view_slot[k, 0, 0] > 0, view, local)
         empty = plan.job[k] == OUT_OF_RANGE
         worker = jnp.where(empty, OUT_OF_RANGE, plan.worker[k])
         carry = carry._replace(local=_put(carry.local, worker, self.packed.local.pack(local, 1)))
@@ -120,6 +121,13 @@ class Program:
             carry = carry._replace(messages=messages)
         return carry, messages, reported
 
+    def _work_lanes(self, views: PyTree, locals_: PyTree) -> tuple[PyTree, PyTree, Metrics]:
+        """`work` on a leading axis of lanes; on a single one as if there were no axis, with the very same arithmetic."""
+        if jax.tree.leaves((views, locals_))[0].shape[0] > 1:
+            return jax.vmap(self.packed.work)(views, locals_)
+        one_view, one_local = jax.tree.map(lambda x: x[0], (views, locals_))
+        return jax.tree.map(lambda x: x[None], self.packed.work(one_view, one_local))
+
     def _update(
         self, plan: Plan, messages: PyTree, checked: bool, u: Any, loop: tuple[Carry, Metrics]
     ) -> tuple[Carry, Metrics]:
@@ -127,7 +135,7 @@ class Program:
         carry, of_apply = loop
         group = jax.tree.map(lambda x: x[plan.message_of[u]], messages)
         stale = Stale(self._take_views(carry.views, plan.stale_slot[u]), plan.staleness[u])
-        shared, reported = self.packed.apply(carry.shared, group, stale)
+        shared, reported = isolated(self.packed.apply, stale.staleness[0] > 0, carry.shared, group, stale)
         view = self.packed.view(shared)
         views = _write(carry.views, plan.write_slot[u], view)
         first_bad = carry.first_bad

@@ -1,0 +1,27 @@
+"""Arithmetic that does not depend on what surrounds it, for who asks for it with an XLA flag."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import jax
+
+from asyncjax.method import Array
+
+FLAG = "--xla_cpu_use_fusion_emitters=false"
+
+
+def wanted() -> bool:
+    """Whether `emulate` is to agree with `replay` bit for bit: XLA_FLAGS has the flag that makes it possible on CPUs."""
+    return FLAG in os.environ.get("XLA_FLAGS", "").split()
+
+
+def isolated(function: Any, either: Array, *args: Any) -> Any:
+    """Calls a function so that XLA compiles it apart from what surrounds it, hence alike everywhere.
+
+    Fused with its surroundings, the same arithmetic may round differently: which product and sum become one
+    fused multiply-add depends on the fusion. XLA does not fuse across a condition. Both its branches are the
+    function, so `either` is any Bool[] that the compiler does not know.
+    """
+    return jax.lax.cond(either, function, function, *args) if wanted() else function(*args)

@@ -77,4 +77,4 @@ def check_positive(**arguments: int | float | None) -> None:
     """Raises ValueError for an argument that is given and not positive."""
     for name, value in arguments.items():
         if value is not None and not value > 0:
-            raise ValueError(f"{name}={value}: give a positive number, or leave it out for the default.")
+            raise ValueError(f"{name}={value}: give a positive number.")

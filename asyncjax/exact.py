@@ -13,7 +13,7 @@ FLAG = "--xla_cpu_use_fusion_emitters=false"
 
 
 def wanted() -> bool:
-    """Whether `emulate` is to agree with `replay` bit for bit: XLA_FLAGS has the flag that makes it possible on CPUs."""
+    """Whether `emulate` is to agree with `replay` bit for bit: XLA_FLAGS has the flag that allows it on CPUs."""
     return FLAG in os.environ.get("XLA_FLAGS", "").split()
 
 

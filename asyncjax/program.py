@@ -122,7 +122,7 @@ class Program:
         return carry, messages, reported
 
     def _work_lanes(self, views: PyTree, locals_: PyTree) -> tuple[PyTree, PyTree, Metrics]:
-        """`work` on a leading axis of lanes; on a single one as if there were no axis, with the very same arithmetic."""
+        """`work` on a leading axis of lanes; on a single lane with the very arithmetic of `work` without the axis."""
         if jax.tree.leaves((views, locals_))[0].shape[0] > 1:
             return jax.vmap(self.packed.work)(views, locals_)
         one_view, one_local = jax.tree.map(lambda x: x[0], (views, locals_))

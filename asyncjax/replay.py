@@ -103,7 +103,12 @@ class _Replay:
 
     def update(self, t: int) -> bool:
         """Does update t; returns whether the view is still finite."""
-        group = [self._job(t, g) for g in range(self.schedule.group_size)]
+        before = list(self.local)
+        try:
+            group = [self._job(t, g) for g in range(self.schedule.group_size)]
+        except BaseException:
+            self.local = before  # the jobs of an update count when all of them are done
+            raise
         applied = self.apply(
             self.shared, tuple(j.worked.message for j in group), tuple(j.view for j in group), self.staleness[t]
         )

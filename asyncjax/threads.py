@@ -143,7 +143,9 @@ class _Team:
         self.stopping = threading.Event()
         self.failure: BaseException | None = None
         self.in_work_since: list[float | None] = [None] * num_workers
-        self.origin = time.perf_counter() - state.time
+        self.begin = threading.Event()  # all workers begin together
+        self.started_at = state.time
+        self.origin = time.perf_counter() - self.started_at
         self.next_wake = num_updates
         if state.update >= num_updates:
             self.stopping.set()
@@ -171,6 +173,8 @@ class _Team:
         try:
             for thread in threads:
                 thread.start()
+            self.origin = time.perf_counter() - self.started_at
+            self.begin.set()
             while self.coordinator.version < self.num_updates and self.failure is None:
                 self.wake.wait(0.1)
                 self.wake.clear()
@@ -204,10 +208,11 @@ class _Team:
         self.stopping.set()
         with self.turn:
             self.turn.notify_all()
+        self.begin.set()
         deadline = time.perf_counter() + 5.0
-        for thread in threads:
-            if thread.ident is not None:
-                thread.join(max(0.0, deadline - time.perf_counter()))
+        # Whether a thread runs is asked of the interpreter: an interrupted `start` or `join` leaves it in doubt.
+        while time.perf_counter() < deadline and set(threads) & set(threading.enumerate()):
+            time.sleep(0.001)
 
     def _take(self, with_state: bool) -> Chunk:
         """What happened since the last chunk. It is kept in `taken` until it is delivered, come what may."""
@@ -234,6 +239,7 @@ class _Team:
     def _worker(self, worker: int) -> None:
         try:
             local = self.local[worker]
+            self.begin.wait()
             while self._wait_for_turn(worker):
                 job = self._work(worker, local)
                 if job is not None and self._hand_in(job):

@@ -451,12 +451,12 @@ ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
     "publication": (threads(publication="torn"), r"publication='torn': choose one of 'atomic', 'leaf'"),
     "service": (threads(service=aj.service.constant([1e-4])), r"constant.* has 1 entries.* worker 1: .*per worker"),
     "emulate, chunk": (emulated(chunk_size=-1), r"chunk_size=-1: give a positive number"),
-    "emulate, width": (emulated(width=0), r"width=0: give a positive number, or leave it out"),
-    "emulate, workers": (emulated(num_workers=0), r"num_workers=0: give a positive number, or leave it out"),
-    "emulate, views": (emulated(num_views=0), r"num_views=0: give a positive number, or leave it out"),
+    "emulate, width": (emulated(width=0), r"width=0: give a positive number"),
+    "emulate, workers": (emulated(num_workers=0), r"num_workers=0: give a positive number"),
+    "emulate, views": (emulated(num_views=0), r"num_views=0: give a positive number"),
     "emulate, missing worker": (emulated(num_workers=1), r"worker\[1, 0\] = 1: .* Pass num_workers=2 or more"),
     "replay, chunk": (replayed(chunk_size=0), r"chunk_size=0: give a positive number"),
-    "replay, workers": (replayed(num_workers=0), r"num_workers=0: give a positive number, or leave it out"),
+    "replay, workers": (replayed(num_workers=0), r"num_workers=0: give a positive number"),
     "replay, missing worker": (replayed(num_workers=1), r"worker\[1, 0\] = 1: .* Pass num_workers=2 or more"),
 }
 

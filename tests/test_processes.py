@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +13,9 @@ import jax
 import pytest
 
 import asyncjax as aj
+from asyncjax import exact
 from asyncjax.checkpoints import Checkpoints
-from tests.laws import KEY, method, raw
+from tests.laws import KEY, METHODS, method, raw
 
 ROOT = Path(__file__).parent.parent
 # The settings of conftest.py, as environment variables.
@@ -59,39 +59,18 @@ def test_two_processes_emulate_alike_bit_for_bit() -> None:
     assert run("print(*[digest(emulated(name)) for name in ('sgd', 'a3c')])").split() == here
 
 
-NO_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
-SAME_ROUNDING = """
-schedule = aj.schedules.from_service_times(aj.service.exponential(1.0), 240, 4, KEY)
-run, keys = method(sys.argv[1]), jax.random.split(KEY, 2)
-expected = [aj.replay(run, schedule, key, num_workers=4) for key in keys]
-together = jax.vmap(lambda key: aj.emulate(run, schedule, key))(keys)
-results = [jax.tree.map(lambda x: x[i], together) for i in (0, 1)]
-for width in (4,) if sys.argv[2:] else (1, 4):
-    results.append(aj.emulate(run, schedule, keys[0], width=width))
-for i, result in zip([0, 1, 0, 0], results):
-    assert_equal(result[:2], expected[i][:2])
-    for name in sorted(set(result.metrics) - set(sys.argv[2:])):
-        assert_equal(result.metrics[name], expected[i].metrics[name])
+EXACT = """
+schedule = aj.schedules.from_service_times(aj.service.exponential(1.0), 200, 4, KEY, group_size=int(sys.argv[2]))
+run = method(sys.argv[1])
+assert_equal(aj.emulate(run, schedule, KEY, num_workers=4), aj.replay(run, schedule, KEY, num_workers=4))
 """
 
 
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="--xla_cpu_max_isa=AVX is for x86")
-@pytest.mark.parametrize("arguments", [["sgd"], ["a3c", "grad_norm"]], ids=["sgd", "a3c"])
-def test_without_fused_multiply_add_emulate_is_replay_bit_for_bit(arguments: list[str]) -> None:
-    """In waves and under vmap (sgd also event by event), over 240 updates.
-
-    XLA contracts a * b + c into one rounding where it sees both, so where it fuses differently, it rounds differently:
-    instructions up to AVX have no such contraction. One number of a3c may still be a rounding off: the norm that it
-    reports of its gradients.
-    """
-    run(SAME_ROUNDING, *arguments, xla_flags=f"{NO_EMITTERS} --xla_cpu_max_isa=AVX")
-
-
-@pytest.mark.xfail(
-    strict=False, reason="XLA contracts to fused multiply-add differently: Adam differs from update 33 on"
-)
-def test_without_fusion_emitters_emulate_is_replay_bit_for_bit() -> None:
-    run(SAME_ROUNDING, "sgd", xla_flags=NO_EMITTERS)
+@pytest.mark.parametrize("group_size", [1, 2])
+@pytest.mark.parametrize("name", METHODS)
+def test_without_fusion_emitters_emulate_is_replay_bit_for_bit(name: str, group_size: int) -> None:
+    """Parameters, optimizer and worker states and metrics, over 200 updates; emulate then runs event by event."""
+    run(EXACT, name, group_size, xla_flags=exact.FLAG)
 
 
 def test_threads_use_all_devices_in_turn_and_replay_bit_for_bit() -> None:

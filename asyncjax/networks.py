@@ -19,8 +19,11 @@ PyTree = Any
 
 
 def dense(features: int, scale: float = math.sqrt(2.0)) -> nn.Dense:
-    """A linear layer with orthogonal weights of this gain and zero biases."""
-    return nn.Dense(features, kernel_init=nn.initializers.orthogonal(scale))
+    """A linear layer with normal weights of this gain, and zero biases.
+
+    Not orthogonal ones: their QR decomposition, under `vmap` over seeds in a larger program, can deadlock XLA on CPUs.
+    """
+    return nn.Dense(features, kernel_init=nn.initializers.variance_scaling(scale**2, "fan_in", "normal"))
 
 
 class MLP(nn.Module):

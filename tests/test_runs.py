@@ -247,9 +247,18 @@ def test_kill_9_at_any_moment_leaves_a_run_that_continues(tmp_path):
         assert run.schedule is not None
         assert run.schedule.num_updates >= state.update
         assert run.metrics["update"][-1] >= state.update
-    whole = emulate(make_method(), schedules.cut(make_schedule(100_000), 0, reached), KEY, chunk_size=10)
+    states = []
+
+    def stop_there(chunk):
+        states.append(chunk.state)
+        if chunk.state.update >= reached:
+            raise StopIteration
+
+    with pytest.raises(StopIteration):
+        emulate(make_method(), make_schedule(100_000), KEY, chunk_size=10, callback=stop_there)
     assert state is not None
-    assert same(whole.shared, state.shared)
+    assert states[-1].update == reached
+    assert same(states[-1].shared, state.shared)
 
 
 def test_the_chrome_trace_has_a_row_per_worker_and_no_overlaps():

@@ -11,12 +11,11 @@ import numpy as np
 from asyncjax import exact
 from asyncjax.engine import (
     check_positive,
-    check_state,
     chunks,
     compile_init,
     concatenate_metrics,
-    initial_state,
     not_finite,
+    starting_state,
 )
 from asyncjax.method import Chunk, Method, Metrics, PyTree, Result, State
 from asyncjax.packing import PackedMethod
@@ -90,8 +89,7 @@ def emulate(
             )
         return _emulate_traced(method, schedule, known, key, num_workers, width, num_views)
     schedule = check(schedule, num_workers)
-    state = initial_state(method, key, num_workers) if state is None else state
-    check_state(state, num_workers, schedule.num_updates, "schedule")
+    state = starting_state(state, method, key, num_workers, schedule.num_updates, "schedule")
     program = cached_program(method, num_workers, read_parts(schedule.read, jax.eval_shape(method.view, state.shared)))
     planner = _planner(schedule, program, width, state.update)
     chunk_size = min(chunk_size, max(1, schedule.num_updates))

@@ -28,8 +28,12 @@ def _strong(x: Any) -> jax.Array:
     return jax.lax.convert_element_type(x, x.dtype) if getattr(x, "weak_type", False) else jnp.asarray(x)
 
 
-def check_state(state: State, num_workers: int, num_updates: int, limit: str) -> State:
-    """Raises ValueError unless a run of W workers and T updates can continue from the state."""
+def starting_state(
+    state: State | None, method: Method, key: jax.Array, num_workers: int, num_updates: int, limit: str
+) -> State:
+    """Where a run of W workers and T updates begins: the given state, if it fits, or the initial one."""
+    if state is None:
+        return initial_state(method, key, num_workers)
     found = {x.shape[0] for x in jax.tree.leaves(state.local)}
     if found - {num_workers}:
         raise ValueError(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from asyncjax.engine import check_positive, check_state, chunks, concatenate_metrics, initial_state, not_finite, then
+from asyncjax.engine import check_positive, chunks, concatenate_metrics, not_finite, starting_state, then
 from asyncjax.host import HostProgram, Job, Log, View, cached_host_program
 from asyncjax.method import Chunk, Method, Result, State
 from asyncjax.packing import Packed
@@ -60,8 +60,7 @@ def replay(
     check_positive(chunk_size=chunk_size, num_workers=num_workers)
     num_workers = num_workers or schedule.num_workers
     schedule = check(schedule, num_workers)
-    state = initial_state(method, key, num_workers) if state is None else state
-    check_state(state, num_workers, schedule.num_updates, "schedule")
+    state = starting_state(state, method, key, num_workers, schedule.num_updates, "schedule")
     parts = read_parts(schedule.read, jax.eval_shape(method.view, state.shared))
     run = _Replay(cached_host_program(method, num_workers, schedule.group_size, parts), schedule, state)
     collected = []

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from asyncjax.discipline import Coordinator, Discipline, Wait
-from asyncjax.engine import check_positive, check_state, concatenate_metrics, initial_state, not_finite, then
+from asyncjax.engine import check_positive, concatenate_metrics, not_finite, starting_state, then
 from asyncjax.host import Device, HostProgram, Job, Log, cached_host_program
 from asyncjax.method import Chunk, Method, Metrics, Result, State
 from asyncjax.packing import Packed
@@ -85,8 +85,7 @@ def run_threads(
     if publication not in get_args(Publication):
         raise ValueError(f"publication={publication!r}: choose one of {', '.join(map(repr, get_args(Publication)))}.")
     discipline = Discipline(group_size, wait, bound).check(num_workers)
-    state = initial_state(method, key, num_workers) if state is None else state
-    check_state(state, num_workers, num_updates, "num_updates")
+    state = starting_state(state, method, key, num_workers, num_updates, "num_updates")
     num_leaves = len(jax.tree.leaves(jax.eval_shape(method.view, state.shared)))
     parts = tuple(range(num_leaves)) if publication == "leaf" else (0,) * num_leaves
     team = _Team(

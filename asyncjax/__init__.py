@@ -1,10 +1,11 @@
 """asyncjax: a JAX research framework in which asynchrony is a controlled variable."""
 
-from asyncjax import plotting, returns, runs, schedules, service
+from asyncjax import corrections, mdp, plotting, returns, runs, schedules, service
 from asyncjax.discipline import Discipline
 from asyncjax.emulate import emulate
 from asyncjax.environment import Environment, make_env
 from asyncjax.evaluate import evaluate
+from asyncjax.mdp import MDP
 from asyncjax.method import Chunk, Method, Policy, Result, Stale, State
 from asyncjax.methods import a3c, gradient_method, sgd
 from asyncjax.recorder import Recorder
@@ -15,6 +16,7 @@ from asyncjax.threads import run_threads
 __version__ = "0.1.0"
 
 __all__ = [
+    "MDP",
     "Chunk",
     "Discipline",
     "Environment",
@@ -26,10 +28,12 @@ __all__ = [
     "Stale",
     "State",
     "a3c",
+    "corrections",
     "emulate",
     "evaluate",
     "gradient_method",
     "make_env",
+    "mdp",
     "plotting",
     "replay",
     "returns",

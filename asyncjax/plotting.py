@@ -24,6 +24,7 @@ from asyncjax.panels import (
     thousands,
 )
 from asyncjax.schedules import Schedule
+from asyncjax.statistics import interquartile_mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -130,27 +131,6 @@ def draw_curves(axes: Axes, curves: Curve | Mapping[str, Curve], metric: str, x:
     thousands(axes)
     if axes.get_legend_handles_labels()[1]:
         axes.legend(frameon=False, fontsize=7)
-
-
-def interquartile_mean(ys: np.ndarray, num_resamples: int = 1000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The mean of the middle half over seeds, and its 95 % bootstrap interval (Agarwal et al. 2021).
-
-    Args:
-      ys: Float[S, L].
-      num_resamples: bootstrap samples of the seeds, drawn with a fixed seed.
-
-    Returns:
-      middle, low and high, Float[L].
-    """
-
-    def middle_half(values: np.ndarray) -> np.ndarray:
-        cut = values.shape[-2] // 4
-        return np.sort(values, axis=-2)[..., cut : values.shape[-2] - cut, :].mean(-2)
-
-    rng = np.random.default_rng(0)
-    draws = np.stack([middle_half(ys[rng.integers(len(ys), size=len(ys))]) for _ in range(num_resamples)])
-    low, high = np.percentile(draws, (2.5, 97.5), axis=0)
-    return middle_half(ys), low, high
 
 
 def running_mean(y: np.ndarray, window: int) -> np.ndarray:

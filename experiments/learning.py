@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 import asyncjax as aj
-from asyncjax import commandline, plotting
+from asyncjax import commandline, plotting, statistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ def main(args: Args) -> dict[str, Any]:
     args.results.mkdir(parents=True, exist_ok=True)
     (args.results / f"{name}.json").write_text(json.dumps({k: np.asarray(v).tolist() for k, v in outcome.items()}))
     plot(args, outcome).savefig(args.results / f"{name}.png")
-    middle, low, high = (float(x[0]) for x in plotting.interquartile_mean(outcome["evaluation"][:, None]))
+    middle, low, high = (float(x[0]) for x in statistics.interquartile_mean(outcome["evaluation"][:, None]))
     print(f"{args.method} on {args.env}, {args.engine}, {args.num_workers} workers, {args.total_steps:,} steps")
     print(f"  evaluation by seed: {np.round(outcome['evaluation'], 2).tolist()}")
     print(f"  median {np.median(outcome['evaluation']):.2f}, interquartile mean {middle:.2f} [{low:.2f}, {high:.2f}]")

@@ -13,10 +13,11 @@ from asyncjax.method import Method, Metrics, Policy, PyTree, Stale
 
 
 class Learner(NamedTuple):
-    """Shared state of a gradient method: parameters and the optimizer's state."""
+    """Shared state of a gradient method: parameters, the optimizer's state and the correction's."""
 
     params: PyTree
     opt_state: PyTree
+    correction_state: PyTree = ()
 
 
 class Private(NamedTuple):
@@ -34,15 +35,16 @@ def gradient_method(
     *,
     private_optimizer: bool = False,
     max_grad_norm: float | jax.Array | None = None,
+    correction: optax.GradientTransformation | None = None,
     policy: Policy | None = None,
 ) -> Method:
     """A method from a loss: workers send grad loss(stale params), the optimizer applies them.
 
     With a shared optimizer the message is the gradient and `apply` runs the optimizer; with a
     private one the worker runs its own optimizer and the message is the parameter update, which
-    `apply` adds. A group's messages are averaged. The optimizer gets `staleness` and
-    `stale_params` as extra arguments: Int[] and the stale parameters for groups of one,
-    with a leading axis G otherwise.
+    `apply` adds. A correction acts on every message of a group in order, and their mean goes on. It
+    gets `staleness`, Int[], and `stale_params` as extra arguments; so does the optimizer, with a
+    leading axis G for groups of more than one.
 
     Args:
       init_params: key -> params.
@@ -51,21 +53,26 @@ def gradient_method(
       optimizer: any optax transformation.
       private_optimizer: cut the pipeline behind the optimizer instead of before it.
       max_grad_norm: a worker's gradient is scaled down to this global norm before it goes further.
+      correction: an optax transformation from `asyncjax.corrections`, applied to every message as it arrives. With
+        groups of one it is the same, bit for bit, as chaining it in front of a shared optimizer. A private
+        optimizer's messages are updates, which it then scales or drops.
       policy: how the method acts, for evaluation.
 
     Returns:
       A Method with metrics `loss` and `grad_norm` (before clipping), Float[T, G], and those of the loss.
     """
     tx = _promoting(optax.with_extra_args_support(optimizer))
+    fix = _promoting(optax.with_extra_args_support(optax.identity() if correction is None else correction))
 
     def init(key: jax.Array, num_workers: int) -> tuple[Learner, Any]:
         params_key, workers_key = jax.random.split(key)
         params = init_params(params_key)
         workers = jax.vmap(lambda w: init_worker(jax.random.fold_in(workers_key, w)))(jnp.arange(num_workers))
+        correction_state = () if correction is None else fix.init(params)
         if not private_optimizer:
-            return Learner(params, tx.init(params)), workers
+            return Learner(params, tx.init(params), correction_state), workers
         opt_states = jax.vmap(lambda _: tx.init(params))(jnp.arange(num_workers))
-        return Learner(params, ()), Private(workers, opt_states)
+        return Learner(params, (), correction_state), Private(workers, opt_states)
 
     def gradient(params: PyTree, worker: PyTree) -> tuple[PyTree, PyTree, Metrics]:
         (value, (worker, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(params, worker)
@@ -80,18 +87,33 @@ def gradient_method(
         updates, opt_state = tx.update(grads, local.opt_state, params, staleness=jnp.int32(0), stale_params=params)
         return updates, Private(worker, opt_state), metrics
 
+    def corrected_mean(shared: Learner, messages: PyTree, stale: Stale) -> tuple[PyTree, PyTree]:
+        """The mean of the corrected messages, and the correction's state."""
+        if correction is None:
+            return group_mean(messages), ()
+
+        def one(state: PyTree, message: tuple[PyTree, Stale]) -> tuple[PyTree, PyTree]:
+            gradient, (read, staleness) = message
+            gradient, state = fix.update(gradient, state, shared.params, staleness=staleness, stale_params=read)
+            return state, gradient
+
+        if alone(stale):
+            state, message = one(shared.correction_state, only((messages, stale)))
+            return message, state
+        state, messages = jax.lax.scan(one, shared.correction_state, (messages, stale))
+        return group_mean(messages), state
+
     def apply_gradients(shared: Learner, messages: PyTree, stale: Stale) -> tuple[Learner, Metrics]:
-        alone = stale.staleness.shape[0] == 1
-        squeeze = (lambda x: x[0]) if alone else (lambda x: x)
-        staleness, stale_params = jax.tree.map(squeeze, (stale.staleness, stale.view))
+        gradient, correction_state = corrected_mean(shared, messages, stale)
+        stale_params, staleness = only(stale) if alone(stale) else stale
         updates, opt_state = tx.update(
-            group_mean(messages), shared.opt_state, shared.params, staleness=staleness, stale_params=stale_params
+            gradient, shared.opt_state, shared.params, staleness=staleness, stale_params=stale_params
         )
-        return Learner(optax.apply_updates(shared.params, updates), opt_state), {}
+        return Learner(optax.apply_updates(shared.params, updates), opt_state, correction_state), {}
 
     def add_updates(shared: Learner, messages: PyTree, stale: Stale) -> tuple[Learner, Metrics]:
-        del stale
-        return Learner(optax.apply_updates(shared.params, group_mean(messages)), ()), {}
+        update, correction_state = corrected_mean(shared, messages, stale)
+        return Learner(optax.apply_updates(shared.params, update), (), correction_state), {}
 
     return Method(
         init=init,
@@ -113,6 +135,16 @@ def _promoting(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTrans
         return call
 
     return optax.GradientTransformationExtraArgs(standard(tx.init), standard(tx.update))
+
+
+def alone(stale: Stale) -> bool:
+    """Whether the group has one message."""
+    return stale.staleness.shape[0] == 1
+
+
+def only(group: PyTree) -> PyTree:
+    """The one member of a group of one."""
+    return jax.tree.map(lambda x: x[0], group)
 
 
 def group_mean(messages: PyTree) -> PyTree:

@@ -18,6 +18,7 @@ def sgd(
     optimizer: optax.GradientTransformation,
     sample: Callable[[jax.Array], PyTree] | None = None,
     private_optimizer: bool = False,
+    correction: optax.GradientTransformation | None = None,
 ) -> Method:
     """Asynchronous stochastic gradient descent: w <- w - eta grad f(w_stale; batch).
 
@@ -27,6 +28,7 @@ def sgd(
       optimizer: any optax transformation.
       sample: key -> batch; every worker draws from a stream of its own.
       private_optimizer: each worker keeps its own optimizer and sends updates.
+      correction: a transformation of every message as it arrives; see `asyncjax.corrections`.
 
     Returns:
       A Method with metrics `loss`, Float[T, G].
@@ -50,4 +52,11 @@ def sgd(
         key, batch_key = jax.random.split(key)
         return loss(params, sample(batch_key)), (key, {})
 
-    return gradient_method(init_params, lambda key: key, worker_loss, optimizer, private_optimizer=private_optimizer)
+    return gradient_method(
+        init_params,
+        lambda key: key,
+        worker_loss,
+        optimizer,
+        private_optimizer=private_optimizer,
+        correction=correction,
+    )

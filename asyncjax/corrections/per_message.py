@@ -1,0 +1,105 @@
+"""What the transformations share: a transformation of one message that knows how stale it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from asyncjax.method import PyTree
+from asyncjax.traced import concrete
+
+Number = float | jax.Array
+
+
+class Message(NamedTuple):
+    """What a correction may know about the message it corrects.
+
+    Attributes:
+      gradient: the message; with a private optimizer it is a parameter update.
+      params: the newest parameters.
+      staleness: Float[], the updates applied between the read and now; fresh is 0.
+      stale_params: the parameters that the message was computed on.
+    """
+
+    gradient: PyTree
+    params: PyTree
+    staleness: jax.Array
+    stale_params: PyTree
+
+
+def per_message(
+    name: str,
+    init: Callable[[PyTree], PyTree],
+    update: Callable[[Message, PyTree], tuple[PyTree, PyTree]],
+    *,
+    needs_params: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """An optax transformation from (message, state) -> (corrected, state), after checking what it is given.
+
+    Args:
+      name: how the correction is called in errors.
+      init: params -> state.
+      update: the rule.
+      needs_params: whether the rule uses `params` and `stale_params`.
+    """
+
+    def checked(
+        updates: PyTree,
+        state: PyTree,
+        params: PyTree = None,
+        *,
+        staleness: Any = None,
+        stale_params: PyTree = None,
+        **_: Any,
+    ) -> tuple[PyTree, PyTree]:
+        if staleness is None:
+            raise ValueError(
+                f"{name} was called without staleness=: use it in a method of asyncjax, or pass the updates applied"
+                " between the read and now to update(..., staleness=...)."
+            )
+        if jnp.ndim(staleness):
+            raise ValueError(
+                f"{name} corrects one message, but this update has a group of {jnp.shape(staleness)[0]}:"
+                f" pass it as correction={name}(...) of the method instead of chaining it into the optimizer."
+            )
+        if needs_params and (params is None or stale_params is None):
+            missing = "stale_params" if stale_params is None else "params"
+            raise ValueError(
+                f"{name} needs {missing}, and none are given: use it where messages are gradients at the parameters"
+                " that the worker read, or pass update(..., params, staleness=..., stale_params=...)."
+            )
+        return update(Message(updates, params, number(staleness), stale_params), state)
+
+    return optax.GradientTransformationExtraArgs(init, checked)  # pyright: ignore[reportArgumentType]
+
+
+def number(value: Any) -> jax.Array:
+    """The value as a float of the default precision, which is what corrections calculate in."""
+    return jnp.asarray(value, jnp.result_type(float))
+
+
+def like(value: jax.Array, x: jax.Array) -> jax.Array:
+    """A number in the dtype of x."""
+    return value.astype(x.dtype)
+
+
+def at_least(minimum: float, **arguments: Any) -> None:
+    """Raises ValueError for an argument whose value is known and below the minimum, or NaN."""
+    for name, value in arguments.items():
+        known = concrete(value)
+        if known is not None and not np.all(known >= minimum):
+            raise ValueError(f"{name}={value}: use a number of at least {minimum:g}.")
+
+
+def below_one(**arguments: Any) -> None:
+    """Raises ValueError for a decay that is known and not in [0, 1)."""
+    at_least(0.0, **arguments)
+    for name, value in arguments.items():
+        known = concrete(value)
+        if known is not None and not np.all(known < 1):
+            raise ValueError(f"{name}={value}: a decay lies in [0, 1); 0.9 and 0.99 are common.")

@@ -1,0 +1,179 @@
+"""Corrections that scale a message by what is known about its age, or drop it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from asyncjax.corrections.per_message import Message, Number, at_least, like, number, per_message
+from asyncjax.method import PyTree
+
+Factor = Callable[[jax.Array], jax.Array]
+
+
+def scale_by(factor: Factor, name: str = "scale_by") -> optax.GradientTransformationExtraArgs:
+    """Any function of the staleness as a factor: g <- factor(staleness) g.
+
+    Args:
+      factor: Float[] -> Float[]; 1 at staleness 0 leaves fresh messages alone, bit for bit.
+      name: how the correction is called in errors.
+
+    Example:
+      >>> import jax, optax, asyncjax as aj
+      >>> correction = aj.corrections.scale_by(aj.corrections.hinge(slope=1.0, grace=2.0))
+      >>> method = aj.sgd(lambda w: 0.5 * w**2, 1.0, optimizer=optax.sgd(0.1), correction=correction)
+      >>> result = aj.emulate(method, aj.schedules.round_robin(100, num_workers=8), jax.random.key(0))
+      >>> bool(abs(result.shared.params) < 0.5)
+      True
+    """
+
+    def update(message: Message, state: PyTree) -> tuple[PyTree, PyTree]:
+        return scaled(message.gradient, factor(message.staleness)), state
+
+    return per_message(name, lambda params: optax.EmptyState(), update)
+
+
+def scale_by_staleness(power: Number = 1.0) -> optax.GradientTransformationExtraArgs:
+    """The older, the smaller: g <- g / (1 + tau)^power.
+
+    Args:
+      power: at least 0; 0 does nothing, 1 is the paper's, 0.5 is FedAsync's polynomial and FedBuff's discount.
+
+    Raises:
+      ValueError: a power below 0.
+
+    Example:
+      >>> import jax, optax, asyncjax as aj
+      >>> optimizer = optax.chain(aj.corrections.scale_by_staleness(), optax.sgd(1.0))
+      >>> method = aj.sgd(lambda w: 0.5 * w**2, 1.0, optimizer=optimizer)
+      >>> result = aj.emulate(method, aj.schedules.fixed_delay(200, delay=3), jax.random.key(0))
+      >>> bool(abs(result.shared.params) < 1e-3)  # 1.0 alone would diverge: the limit at delay 3 is 0.445
+      True
+
+    Source: Zhang et al., Staleness-aware async-SGD for distributed deep learning (2016), where fresh counts as 1, so
+    that there it is g / tau. Any power: Xie et al., Asynchronous federated optimization (2019).
+    """
+    return scale_by(polynomial(power), "scale_by_staleness")
+
+
+def polynomial(power: Number = 0.5) -> Factor:
+    """The factor (1 + tau)^-power of FedAsync; at least 0."""
+    at_least(0.0, power=power)
+    return lambda tau: 1 / (1 + tau) ** number(power)
+
+
+def hinge(slope: Number = 10.0, grace: Number = 4.0) -> Factor:
+    """The factor 1 up to staleness `grace`, then 1 / (slope (tau - grace) + 1), of FedAsync; both at least 0."""
+    at_least(0.0, slope=slope, grace=grace)
+    return lambda tau: 1 / (1 + number(slope) * jnp.maximum(tau - number(grace), 0))
+
+
+def delay_adaptive(learning_rate: Number, smoothness: Number) -> Factor:
+    """The factor that makes a step size of `learning_rate` into min(learning_rate, 1 / (4 L tau)).
+
+    The sum of the steps, not the worst delay, then decides how fast a run converges.
+
+    Args:
+      learning_rate: eta of the optimizer behind it; at least 0.
+      smoothness: L, the largest curvature of the loss; at least 0.
+
+    Source: Koloskova, Stich and Jaggi, Sharper convergence guarantees for asynchronous SGD (2022); Mishchenko et al.,
+    Asynchronous SGD beats minibatch SGD under arbitrary delays (2022).
+    """
+    at_least(0.0, learning_rate=learning_rate, smoothness=smoothness)
+    return lambda tau: 1 / jnp.maximum(1, 4 * number(smoothness) * number(learning_rate) * tau)
+
+
+def pipemare(num_messages: int | jax.Array) -> optax.GradientTransformationExtraArgs:
+    """Careful at first, full steps later: g <- g / max(tau, 1)^p with p = 1 - min(k / K, 1) falling from 1 to 0.
+
+    Args:
+      num_messages: K, after how many messages the correction has faded out; at least 1.
+
+    Source: Yang et al., PipeMare: asynchronous pipeline parallel DNN training (2021), its first technique. There tau is
+    a stage's fixed delay of at least 1 and K a number of steps.
+    """
+    at_least(1, num_messages=num_messages)
+
+    def update(message: Message, count: jax.Array) -> tuple[PyTree, jax.Array]:
+        power = 1 - jnp.minimum(number(count) / number(num_messages), 1)
+        return scaled(message.gradient, 1 / jnp.maximum(message.staleness, 1) ** power), count + 1
+
+    return per_message("pipemare", lambda params: jnp.zeros((), jnp.int32), update)
+
+
+def drop_stale(
+    bound: Number, inner: optax.GradientTransformation | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """Messages with tau >= bound are dropped: zero updates come out, and the inner transformation stays as it was.
+
+    Args:
+      bound: R; infinity drops nothing, 1 takes fresh messages only. At least 1.
+      inner: what the messages that are taken go through, as a whole optimizer; None passes them on. Only what is inside
+        is protected: momentum outside goes on moving the parameters.
+
+    Raises:
+      ValueError: a bound below 1, with which nothing would ever be learned.
+
+    Example:
+      >>> import jax, optax, asyncjax as aj
+      >>> method = aj.sgd(lambda w: 0.5 * w**2, 1.0, optimizer=aj.corrections.drop_stale(3, optax.adam(0.1)))
+      >>> result = aj.emulate(method, aj.schedules.fixed_delay(50, delay=3), jax.random.key(0))
+      >>> bool(result.shared.opt_state[0].count == 3)  # only the first three messages were young enough
+      True
+
+    Source: Maranjyan et al., Ringmaster ASGD (2025). There a dropped message makes no new version, so delays count only
+    the updates that were taken; here a schedule's version counts dropped ones, too, and the same R drops more.
+    """
+    at_least(1, bound=bound)
+    transformation = optax.with_extra_args_support(optax.identity() if inner is None else inner)
+
+    def update(updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any) -> tuple[PyTree, PyTree]:
+        tau: Any = age.update(updates, (), params, **extra)[1]
+        fresh, new_state = transformation.update(updates, state, params, **extra)
+        taken = tau < number(bound)
+        return jax.tree.map(
+            lambda new, old: jnp.where(taken, new, old),
+            (fresh, new_state),
+            (jax.tree.map(jnp.zeros_like, fresh), state),
+        )
+
+    age = per_message("drop_stale", lambda params: (), lambda message, _: (message.gradient, message.staleness))
+    return optax.GradientTransformationExtraArgs(transformation.init, update)  # pyright: ignore[reportArgumentType]
+
+
+def scale_by_effective_sample_size(power: Number = 0.5) -> optax.GradientTransformationExtraArgs:
+    """Smaller steps where few samples count: g <- (ESS / n)^power g, for methods that know their importance weights.
+
+    `update` takes keyword-only `effective_sample_size`, Float[], the fraction ESS / n = (sum w)^2 / (n sum w^2) of the
+    importance weights w of the batch; on-policy it is 1, and nothing changes.
+
+    Args:
+      power: at least 0; 0.5 suits optimizers that normalise, as Adam does, 1 suits SGD.
+
+    Source: Huang et al., Stable asynchrony: variance-controlled off-policy RL for LLMs (2026), where the fraction is
+    relative to that of an on-policy batch and the learning rate is scaled.
+    """
+    at_least(0.0, power=power)
+
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree = None, *, effective_sample_size: Any = None, **_: Any
+    ) -> tuple[PyTree, PyTree]:
+        del params
+        if effective_sample_size is None:
+            raise ValueError(
+                "scale_by_effective_sample_size needs effective_sample_size, and none is given: it is for methods whose"
+                " messages are trajectories; for gradients use scale_by_staleness."
+            )
+        return scaled(updates, number(effective_sample_size) ** number(power)), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)  # pyright: ignore
+
+
+def scaled(gradient: PyTree, factor: jax.Array) -> PyTree:
+    """The gradient times a number, in its own dtypes; a factor of 1 changes no bit."""
+    return jax.tree.map(lambda g: like(factor, g) * g, gradient)

@@ -1,0 +1,162 @@
+"""Statistics of few seeds: robust means, intervals, paired differences, and how many seeds a difference needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+
+Statistic = Callable[[np.ndarray], np.ndarray]
+
+
+def middle_half(values: np.ndarray) -> np.ndarray:
+    """The interquartile mean over axis 0: the mean without the lowest and the highest quarter, rounded down."""
+    cut = len(values) // 4
+    return np.sort(values, axis=0)[cut : len(values) - cut].mean(0)
+
+
+def interquartile_mean(ys: np.ndarray, num_resamples: int = 1000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The mean of the middle half over seeds, and its 95 % bootstrap interval.
+
+    Args:
+      ys: Float[S, ...], one row per seed.
+      num_resamples: bootstrap samples of the seeds, drawn with a fixed seed.
+
+    Returns:
+      middle, low and high, Float[...].
+
+    Example:
+      >>> import numpy as np, asyncjax as aj
+      >>> middle, low, high = aj.statistics.interquartile_mean(np.array([1.0, 2.0, 3.0, 1000.0]))
+      >>> float(middle)
+      2.5
+
+    Source: Agarwal et al., Deep reinforcement learning at the edge of the statistical precipice (2021).
+    """
+    ys = np.asarray(ys, np.float64)
+    return middle_half(ys), *bootstrap_interval(ys, middle_half, num_resamples=num_resamples)
+
+
+def bootstrap_interval(
+    ys: np.ndarray,
+    statistic: Statistic = middle_half,
+    *,
+    level: float = 0.95,
+    num_resamples: int = 1000,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile bootstrap interval of a statistic over seeds.
+
+    Args:
+      ys: Float[S, ...], one row per seed; rows are resampled whole.
+      statistic: Float[S, ...] -> Float[...].
+      level: the probability that the interval is meant to cover, in (0, 1).
+      num_resamples: samples with replacement, drawn with a fixed seed, so that equal data give equal intervals.
+
+    Returns:
+      low and high, Float[...].
+
+    Raises:
+      ValueError: no seeds, or a level outside (0, 1).
+
+    Source: Efron, Bootstrap methods (1979). With fewer than about ten seeds such intervals are too narrow.
+    """
+    _check_probability(level=level)
+    if len(ys) < 1:
+        raise ValueError("ys has no rows: an interval takes at least one seed, and some ten to mean something.")
+    rng = np.random.default_rng(0)
+    draws = np.stack([statistic(ys[rng.integers(len(ys), size=len(ys))]) for _ in range(num_resamples)])
+    low, high = np.percentile(draws, (50 - 50 * level, 50 + 50 * level), axis=0)
+    return low, high
+
+
+class Difference(NamedTuple):
+    """How two settings differ, seed by seed.
+
+    Attributes:
+      per_seed: Float[S, ...], x - y.
+      middle: Float[...], the interquartile mean of the differences.
+      low: Float[...], lower end of its bootstrap interval.
+      high: Float[...], upper end.
+    """
+
+    per_seed: np.ndarray
+    middle: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    @property
+    def resolved(self) -> np.ndarray:
+        """Bool[...]: the interval leaves out 0."""
+        return (self.low > 0) | (self.high < 0)
+
+
+def paired_difference(x: np.ndarray, y: np.ndarray, *, level: float = 0.95, num_resamples: int = 1000) -> Difference:
+    """The difference x - y of two settings whose rows share their random numbers.
+
+    What a seed does to both settings alike cancels, so that far fewer seeds resolve a difference.
+
+    Args:
+      x: Float[S, ...], one row per seed.
+      y: Float[S, ...], the same seeds.
+      level: of the interval.
+      num_resamples: of the bootstrap.
+
+    Raises:
+      ValueError: different shapes: rows have to be pairs.
+
+    Example:
+      >>> import numpy as np, asyncjax as aj
+      >>> luck = np.random.default_rng(0).normal(size=10)
+      >>> difference = aj.statistics.paired_difference(luck + 0.01, luck)
+      >>> bool(difference.resolved)
+      True
+    """
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if x.shape != y.shape:
+        raise ValueError(
+            f"x has shape {x.shape} and y {y.shape}: rows are pairs, so run both settings with the same seeds."
+        )
+    per_seed = x - y
+    low, high = bootstrap_interval(per_seed, level=level, num_resamples=num_resamples)
+    return Difference(per_seed, middle_half(per_seed), low, high)
+
+
+def seeds_needed(differences: np.ndarray, effect: float, *, level: float = 0.95, power: float = 0.8) -> np.ndarray:
+    """The seeds with which a paired test would resolve a difference: ((z_level + z_power) s / effect)^2, rounded up.
+
+    Args:
+      differences: Float[S, ...], `Difference.per_seed` of a pilot with at least two seeds; s is their deviation.
+      effect: the difference to resolve, in the units of the data; positive.
+      level: of the two-sided test.
+      power: the probability that it finds a difference of this size.
+
+    Returns:
+      Int[...], at least 2.
+
+    Raises:
+      ValueError: a single seed, or numbers out of their range.
+
+    Example:
+      >>> import numpy as np, asyncjax as aj
+      >>> int(aj.statistics.seeds_needed(np.array([-1.0, 1.0, -1.0, 1.0]), effect=1.0))
+      11
+
+    Source: the textbook's normal approximation, which is somewhat low for fewer than about ten seeds.
+    """
+    _check_probability(level=level, power=power)
+    if not effect > 0:
+        raise ValueError(f"effect={effect}: give the size of the difference, a positive number.")
+    differences = np.asarray(differences, np.float64)
+    if len(differences) < 2:
+        raise ValueError(f"differences has {len(differences)} rows: a spread takes at least two seeds.")
+    quantile = NormalDist().inv_cdf
+    z = quantile((1 + level) / 2) + quantile(power)
+    return np.maximum(2, np.ceil(np.square(z * differences.std(0, ddof=1) / effect))).astype(np.int64)
+
+
+def _check_probability(**arguments: float) -> None:
+    for name, value in arguments.items():
+        if not 0 < value < 1:
+            raise ValueError(f"{name}={value}: a probability between 0 and 1, such as 0.95 or 0.8.")

@@ -7,7 +7,16 @@ from asyncjax.environment import Environment, make_env
 from asyncjax.evaluate import evaluate
 from asyncjax.mdp import MDP
 from asyncjax.method import Chunk, Method, Policy, Result, Stale, State
-from asyncjax.methods import a3c, gradient_method, sgd
+from asyncjax.methods import (
+    a3c,
+    gradient_method,
+    policy_iteration,
+    rtdp,
+    sgd,
+    tabular_q,
+    tabular_sarsa,
+    value_iteration,
+)
 from asyncjax.recorder import Recorder
 from asyncjax.replay import replay
 from asyncjax.schedules import Schedule
@@ -35,11 +44,16 @@ __all__ = [
     "make_env",
     "mdp",
     "plotting",
+    "policy_iteration",
     "replay",
     "returns",
+    "rtdp",
     "run_threads",
     "runs",
     "schedules",
     "service",
     "sgd",
+    "tabular_q",
+    "tabular_sarsa",
+    "value_iteration",
 ]

@@ -30,6 +30,8 @@ METHODS: dict[str, Callable[[], aj.Method]] = {
     "sgd": noisy_quadratic,
     "sgd, private optimizer": lambda: noisy_quadratic(private_optimizer=True),
     "a3c": lambda: aj.a3c("Catch-bsuite", num_envs=2, unroll_length=3),
+    "value iteration": lambda: aj.value_iteration(aj.mdp.garnet(0, 12, 3, 4), 0.9, num_leaves=3),
+    "tabular q": lambda: aj.tabular_q(aj.mdp.garnet(0, 6, 2, 3), 0.9, unroll_length=2),
 }
 _built: dict[str, aj.Method] = {}
 

@@ -1,0 +1,235 @@
+"""Methods whose message is a trajectory: workers act, and the learner computes gradients at its newest parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from asyncjax import returns
+from asyncjax.actor_critic import Agent, collect, forward, start
+from asyncjax.method import Method, Metrics, PyTree, Stale
+from asyncjax.methods.gradient import _promoting, alone, only
+from asyncjax.rollout import Rollout, Trajectory, require_at_least_one
+from asyncjax.surrogates import average, ratio
+
+Number = float | jax.Array
+Prepare = Callable[[PyTree, Trajectory, jax.Array], tuple[PyTree, Metrics]]
+Loss = Callable[[PyTree, PyTree, jax.Array], tuple[jax.Array, Metrics]]
+
+
+class Learner(NamedTuple):
+    """Shared state of a trajectory method.
+
+    Attributes:
+      params: what the workers act with.
+      opt_state: the optimizer's.
+      key: shuffles minibatches.
+      messages: Int32[], how many were learned from.
+    """
+
+    params: PyTree
+    opt_state: PyTree
+    key: jax.Array
+    messages: jax.Array
+
+
+def trajectory_method(
+    agent: Agent,
+    prepare: Prepare,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    *,
+    num_envs: int,
+    unroll_length: int,
+    epochs: int = 1,
+    num_minibatches: int = 1,
+    max_grad_norm: Number | None = None,
+    max_staleness: int | None = None,
+    anneal_steps: Number | None = None,
+) -> Method:
+    """A method from a loss on trajectories: workers send segments with the log-probabilities of their actions.
+
+    The G N segments of a group are rows of one batch. `apply` prepares it once, at the newest parameters, and makes
+    epochs * num_minibatches updates, each on whole rows. The optimizer gets as extra arguments `staleness`, Int[], and
+    `stale_params`, both with a leading axis G for groups of more than one, and `effective_sample_size`, Float[].
+
+    Args:
+      agent: acts and predicts values.
+      prepare: (params, rows [G N, T, ...], accepted Bool[G N]) -> (batch with leading axis G N, metrics).
+      loss: (params, a minibatch of it, accepted) -> (loss, metrics); rows that are not accepted must not count. It or
+        `prepare` reports `staleness_metrics`.
+      optimizer: any optax transformation.
+      num_envs: environments per worker, N.
+      unroll_length: steps per environment and message, T.
+      epochs: passes over the batch.
+      num_minibatches: parts that an epoch divides the rows into, shuffled; 1 is the whole batch in order.
+      max_grad_norm: gradients are scaled down to this global norm.
+      max_staleness: older messages are rejected; an update that rejects all of them changes nothing.
+      anneal_steps: environment steps learned from, of all workers, after which the step size has fallen to 0.
+
+    Returns:
+      A Method with metrics `grad_norm` (before clipping, mean over the minibatches), `rejected` (messages) and those of
+      `collect`, `prepare` and `loss`.
+    """
+    require_at_least_one(num_envs=num_envs, unroll_length=unroll_length, epochs=epochs, num_minibatches=num_minibatches)
+    tx = _promoting(optax.with_extra_args_support(optimizer))
+
+    def init(key: jax.Array, num_workers: int) -> tuple[Learner, Rollout]:
+        params_key, workers_key, shuffle_key = jax.random.split(key, 3)
+        params = agent.init(params_key)
+        keys = jax.vmap(lambda w: jax.random.fold_in(workers_key, w))(jnp.arange(num_workers))
+        workers = jax.vmap(lambda key: start(agent, key, num_envs))(keys)
+        return Learner(params, tx.init(params), shuffle_key, jnp.int32(0)), workers
+
+    def work(params: PyTree, rollout: Rollout) -> tuple[Trajectory, Rollout, Metrics]:
+        log_prob = lambda pi, action: pi.log_prob(action)  # noqa: E731
+        rollout, trajectory, metrics = collect(agent, params, rollout, unroll_length, log_prob)
+        return trajectory, rollout, metrics
+
+    def apply(shared: Learner, messages: Trajectory, stale: Stale) -> tuple[Learner, Metrics]:
+        stale_params, staleness = only(stale) if alone(stale) else stale
+        limit = jnp.iinfo(jnp.int32).max if max_staleness is None else max_staleness
+        fresh_enough = stale.staleness <= limit
+        accepted = jnp.repeat(fresh_enough, num_envs)
+        batch, prepared = prepare(shared.params, as_rows(messages), accepted)
+        step_size = remaining(shared.messages)
+
+        def step(learner: tuple[PyTree, PyTree], rows: jax.Array) -> tuple[tuple[PyTree, PyTree], Metrics]:
+            params, opt_state = learner
+            minibatch, counts = (batch, accepted) if num_minibatches == 1 else take((batch, accepted), rows)
+            grads, metrics = jax.grad(loss, has_aux=True)(params, minibatch, counts)
+            norm = optax.tree.norm(grads)
+            if max_grad_norm is not None:
+                grads, _ = optax.clip_by_global_norm(max_grad_norm).update(grads, optax.EmptyState())  # type: ignore[arg-type]
+            known = {"staleness": staleness, "stale_params": stale_params}
+            known["effective_sample_size"] = {**prepared, **metrics}["effective_sample_size"]
+            updates, opt_state = tx.update(grads, opt_state, params, **known)
+            updates = jax.tree.map(lambda x: x * step_size.astype(x.dtype), updates)
+            updated = (optax.apply_updates(params, updates), opt_state)
+            return where(counts.any(), updated, learner), {"grad_norm": norm, **metrics}
+
+        key, order_key = jax.random.split(shared.key)
+        order = minibatches(order_key, accepted.shape[0], epochs, num_minibatches)
+        (params, opt_state), of_steps = jax.lax.scan(step, (shared.params, shared.opt_state), order)
+        accepted_messages = jnp.sum(fresh_enough, dtype=jnp.int32)
+        learner = Learner(params, opt_state, key, shared.messages + accepted_messages)
+        metrics = {**prepared, **{name: jnp.mean(values) for name, values in of_steps.items()}}
+        metrics["rejected"] = (fresh_enough.shape[0] - accepted_messages).astype(jnp.float32)
+        return where(fresh_enough.any(), learner, shared), metrics
+
+    def remaining(messages: jax.Array) -> jax.Array:
+        """The part of the step size that annealing leaves, Float[]."""
+        if anneal_steps is None:
+            return jnp.float32(1.0)
+        steps = messages.astype(jnp.float32) * float(num_envs * unroll_length)
+        return jnp.maximum(1.0 - steps / jnp.asarray(anneal_steps, jnp.float32), 0.0)
+
+    return Method(init, lambda shared: shared.params, work, apply, agent.policy)
+
+
+def as_rows(messages: Trajectory) -> Trajectory:
+    """[G, T, N, ...] -> [G N, T, ...], one row for each environment's segment."""
+    return jax.tree.map(lambda x: x.swapaxes(1, 2).reshape(-1, x.shape[1], *x.shape[3:]), messages)
+
+
+def minibatches(key: jax.Array, num_rows: int, epochs: int, num_minibatches: int) -> jax.Array:
+    """Int32[epochs * num_minibatches, num_rows / num_minibatches]: the rows of every step, each once an epoch."""
+    if num_rows % num_minibatches:
+        raise ValueError(
+            f"num_minibatches={num_minibatches} does not divide the {num_rows} segments of a group (group size times"
+            " num_envs): minibatches are made of whole segments. Choose a divisor."
+        )
+    rows = jnp.arange(num_rows, dtype=jnp.int32)
+    if num_minibatches == 1:
+        return jnp.broadcast_to(rows, (epochs, num_rows))
+    shuffled = jax.vmap(lambda k: jax.random.permutation(k, rows))(jax.random.split(key, epochs))
+    return shuffled.reshape(epochs * num_minibatches, -1)
+
+
+class Segment(NamedTuple):
+    """One environment's segment as some parameters see it; every field is Float[T].
+
+    Attributes:
+      log_ratio: log pi(a|s) - log mu(a|s).
+      entropy: of pi(.|s).
+      value: V(s).
+      target: V-trace's target of the value, without gradient.
+      advantage: of the action, without gradient and without an importance weight of its own.
+    """
+
+    log_ratio: jax.Array
+    entropy: jax.Array
+    value: jax.Array
+    target: jax.Array
+    advantage: jax.Array
+
+
+def evaluate_segment(
+    agent: Agent,
+    params: PyTree,
+    trajectory: Trajectory,
+    *,
+    discount: Number,
+    lambda_: Number,
+    caps: tuple[Number, Number] | None,
+) -> Segment:
+    """Values, V-trace targets and advantages r_t + discount_t [lambda vs_t + (1 - lambda) v_t] - v_tm1.
+
+    Args:
+      agent: whose network.
+      params: its parameters.
+      trajectory: of one environment, [T, ...], with log mu(a|s) as `extra`.
+      discount: per step.
+      lambda_: of V-trace.
+      caps: of rho and c; None ignores that the data are stale, which makes it GAE.
+    """
+    pi, v_tm1, v_t = forward(agent, params, trajectory)
+    log_ratio = pi.log_prob(trajectory.action) - trajectory.extra
+    baseline = jax.lax.stop_gradient(v_tm1)
+    rho = jnp.ones_like(log_ratio) if caps is None else jax.lax.stop_gradient(ratio(log_ratio))
+    clip_rho, clip_c = (jnp.asarray(cap, rho.dtype) for cap in caps or (1.0, 1.0))
+    discount_t, truncated = returns.discounts(trajectory.terminated, discount), trajectory.truncated
+    target = returns.vtrace(
+        trajectory.reward,
+        discount_t,
+        baseline,
+        v_t,
+        rho,
+        lambda_=lambda_,
+        truncated_t=truncated,
+        clip_rho=clip_rho,
+        clip_c=clip_c,
+    ).targets
+    next_error = returns.trace(lambda_, truncated, rho) * jnp.append((target - baseline)[1:], 0.0)
+    advantage = trajectory.reward + discount_t * (v_t + next_error) - baseline
+    return Segment(log_ratio, pi.entropy(), v_tm1, target, advantage)
+
+
+def staleness_metrics(log_ratio: jax.Array, accepted: jax.Array) -> Metrics:
+    """How far the policy has moved from the behaviour's, over the accepted rows of log-ratios, Float[B, T].
+
+    `ratio_mean` (1 in expectation), `ratio_max`, `effective_sample_size` as a fraction, (E r)^2 / E r^2, and `kl`, the
+    estimate E[r - 1 - log r] of KL(mu, pi).
+    """
+    r, counts = ratio(log_ratio), accepted[:, None]
+    mean, second = average(r, counts), average(jnp.square(r), counts)
+    return {
+        "ratio_mean": mean,
+        "ratio_max": jnp.max(jnp.where(counts, r, 0.0)),
+        "effective_sample_size": jnp.square(mean) / jnp.maximum(second, jnp.finfo(r.dtype).tiny),
+        "kl": average(r - 1.0 - log_ratio, counts),
+    }
+
+
+def take(tree: PyTree, rows: jax.Array) -> PyTree:
+    """These rows of every leaf."""
+    return jax.tree.map(lambda x: x[rows], tree)
+
+
+def where(condition: jax.Array, x: PyTree, y: PyTree) -> PyTree:
+    """One tree or the other, bit for bit."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), x, y)

@@ -1,6 +1,18 @@
 """asyncjax: a JAX research framework in which asynchrony is a controlled variable."""
 
-from asyncjax import corrections, mdp, plotting, returns, runs, schedules, service
+from asyncjax import (
+    corrections,
+    faults,
+    mdp,
+    plotting,
+    returns,
+    runs,
+    schedules,
+    service,
+    statistics,
+    surrogates,
+    telemetry,
+)
 from asyncjax.discipline import Discipline
 from asyncjax.emulate import emulate
 from asyncjax.environment import Environment, make_env
@@ -9,8 +21,16 @@ from asyncjax.mdp import MDP
 from asyncjax.method import Chunk, Method, Policy, Result, Stale, State
 from asyncjax.methods import (
     a3c,
+    elastic_averaging,
     gradient_method,
+    impala,
+    n_step_q,
+    one_step_q,
+    one_step_sarsa,
+    policy_gradient,
     policy_iteration,
+    ppo,
+    pqn,
     rtdp,
     sgd,
     tabular_q,
@@ -20,6 +40,7 @@ from asyncjax.methods import (
 from asyncjax.recorder import Recorder
 from asyncjax.replay import replay
 from asyncjax.schedules import Schedule
+from asyncjax.solvers import solve
 from asyncjax.threads import run_threads
 
 __version__ = "0.1.0"
@@ -38,13 +59,22 @@ __all__ = [
     "State",
     "a3c",
     "corrections",
+    "elastic_averaging",
     "emulate",
     "evaluate",
+    "faults",
     "gradient_method",
+    "impala",
     "make_env",
     "mdp",
+    "n_step_q",
+    "one_step_q",
+    "one_step_sarsa",
     "plotting",
+    "policy_gradient",
     "policy_iteration",
+    "ppo",
+    "pqn",
     "replay",
     "returns",
     "rtdp",
@@ -53,7 +83,11 @@ __all__ = [
     "schedules",
     "service",
     "sgd",
+    "solve",
+    "statistics",
+    "surrogates",
     "tabular_q",
     "tabular_sarsa",
+    "telemetry",
     "value_iteration",
 ]

@@ -13,7 +13,7 @@ import numpy as np
 
 from asyncjax import commandline, runs, schedules, service
 from asyncjax.discipline import Discipline
-from asyncjax.method import Method
+from asyncjax.environment import Environment
 from asyncjax.schedules import Schedule
 
 SERVICES: dict[str, Callable[[float], service.Service]] = {
@@ -32,6 +32,8 @@ class Training:
 
     env: str = "CartPole-v1"
     """Environment: any gymnax id."""
+    env_params: tuple[str, ...] = ()
+    """Parameters of the environment that differ from its defaults, as name=value."""
     engine: Literal["threads", "emulate", "replay"] = "threads"
     """Where the schedule comes from.
 
@@ -115,31 +117,19 @@ def parse(argv: list[str], description: str | None) -> tuple[Config, Path, bool]
             config["restarts"] = [*config["restarts"], config["total_steps"]]
             config["total_steps"] = resume.total_steps
         return config, resume.resume, True
-    commands = {name: command(name, factory) for name, factory in commandline.factories().items()}
-    arguments = tyro.extras.subcommand_cli_from_dict(
-        commands, args=argv, prog="train.py", description=description, config=(tyro.conf.OmitArgPrefixes,)
+    method, values = commandline.parse(
+        argv, "train.py", description, training=Training, asynchrony=Asynchrony, output=Output
     )
-    config = configuration(type(arguments).__name__, *vars(arguments).values())
+    config = configuration(method, values)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     path = Path("runs") / f"{config['env']}-{config['method']}-{config['engine']}-{config['seed']}-{stamp}"
     return config, Path(config.pop("run_dir") or path), False
 
 
-def configuration(method: str, *parts: Any) -> Config:
-    """The options in all parts by name, as JSON types."""
+def configuration(method: str, values: dict[str, Any]) -> Config:
+    """The options by name, as JSON types."""
     config: Config = {"method": method, "restarts": []}  # restarts: the total steps of earlier, shorter plans
-    for part in parts:
-        config |= {name: str(value) if isinstance(value, Path) else value for name, value in vars(part).items()}
-    return config
-
-
-def command(name: str, factory: Callable[..., Method]) -> type:
-    """The dataclass of one subcommand: the method's own options and those of every run."""
-    parts = {"method": commandline.options(factory), "training": Training, "asynchrony": Asynchrony, "output": Output}
-    fields = [(key, kind, dataclasses.field(default_factory=kind)) for key, kind in parts.items()]
-    made = dataclasses.make_dataclass(name, fields)
-    made.__doc__ = (factory.__doc__ or "").split("\n")[0]
-    return made
+    return config | {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
 class Plan(NamedTuple):
@@ -156,9 +146,10 @@ class Plan(NamedTuple):
     schedule: Schedule | None
 
 
-def make_plan(config: Config, key: jax.Array) -> Plan:
+def make_plan(config: Config, env: Environment, key: jax.Array) -> Plan:
     """The plan of a run; raises ValueError where the options do not go together."""
     threads, recorded = config["engine"] == "threads", config["schedule"]
+    per_message = commandline.steps_per_message(env, config)
     if threads and recorded is not None:
         raise ValueError(f"schedule={recorded}: threads make their own schedule; use --engine emulate or replay.")
     if not threads and config["publication"] != "atomic":
@@ -170,11 +161,11 @@ def make_plan(config: Config, key: jax.Array) -> Plan:
         raise ValueError(f"schedule={recorded}: there is no such file; give the schedule.npz of a run.")
     if recorded is not None:
         schedule = schedules.check(schedules.load(recorded), config["num_workers"])
-        steps = steps_per_update(config, schedule.group_size)
+        steps = per_message * schedule.group_size
         updates = min(schedule.num_updates, num_updates(config["total_steps"], steps))
         return Plan(updates, steps, schedules.cut(schedule, 0, updates))
     discipline = Discipline(config["group_size"], config["wait"], config["bound"]).check(config["num_workers"])
-    steps = steps_per_update(config, discipline.group_size)
+    steps = per_message * discipline.group_size
     updates = num_updates(config["total_steps"], steps)
     if threads:
         return Plan(updates, steps, None)
@@ -211,11 +202,3 @@ def num_updates(total_steps: int, steps: int) -> int:
     if total_steps < 1:
         raise ValueError(f"total_steps={total_steps}: train for at least 1 step.")
     return -(-total_steps // steps)
-
-
-def steps_per_update(config: Config, group_size: int) -> int:
-    """Environment steps that the messages of one update took."""
-    for name in ("num_envs", "unroll_length"):
-        if config[name] < 1:
-            raise ValueError(f"{name}={config[name]}: use at least 1.")
-    return config["num_envs"] * config["unroll_length"] * group_size

@@ -5,6 +5,7 @@ A factory of `asyncjax.methods` that `asyncjax` exports and that takes `env` fir
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 import types
@@ -14,9 +15,18 @@ from typing import Annotated, Any, Literal
 
 import optax
 
+from asyncjax.environment import Environment, make_env
 from asyncjax.method import Method
 
-OptimizerName = Literal["adam", "adamw", "rmsprop", "sgd"]
+OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
+    "adam": optax.adam,
+    "adamw": optax.adamw,
+    "momentum": lambda rate: optax.sgd(rate, momentum=0.9),
+    "muon": optax.contrib.muon,
+    "rmsprop": lambda rate: optax.rmsprop(rate, decay=0.99, eps=1e-2),
+    "sgd": optax.sgd,
+}
+OptimizerName = Literal["adam", "adamw", "momentum", "muon", "rmsprop", "sgd"]
 SIMPLE = (bool, int, float, str)
 
 
@@ -62,10 +72,44 @@ def build(factory: Callable[..., Method], env: Any, values: dict[str, Any]) -> M
     return factory(env, **arguments)
 
 
-def steps_per_message(factory: Callable[..., Method]) -> int:
-    """Environment steps behind one message of a method with its defaults."""
-    parameters = inspect.signature(factory).parameters
-    return parameters["num_envs"].default * parameters["unroll_length"].default
+def steps_per_message(env: Environment, values: dict[str, Any]) -> int:
+    """Environment steps behind one message of a method with these option values."""
+    length = env.max_steps if values["unroll_length"] is None else values["unroll_length"]
+    for name, count in (("num_envs", values["num_envs"]), ("unroll_length", length)):
+        if count is None or count < 1:
+            raise ValueError(f"{name}={count}: use at least 1.")
+    return values["num_envs"] * length
+
+
+def command(name: str, factory: Callable[..., Method], **parts: type) -> type:
+    """The dataclass of one subcommand: the method's own options, and these dataclasses of further ones."""
+    kinds = {"method": options(factory), **parts}
+    fields = [(key, kind, dataclasses.field(default_factory=kind)) for key, kind in kinds.items()]
+    made = dataclasses.make_dataclass(name, fields)
+    made.__doc__ = (factory.__doc__ or "").split("\n")[0]
+    return made
+
+
+def parse(argv: list[str], prog: str, description: str | None, **parts: type) -> tuple[str, dict[str, Any]]:
+    """The method's name, and the values of its options and of these dataclasses by name: METHOD --option value ..."""
+    import tyro
+
+    commands = {name: command(name, factory, **parts) for name, factory in factories().items()}
+    chosen = tyro.extras.subcommand_cli_from_dict(
+        commands, args=argv, prog=prog, description=description, config=(tyro.conf.OmitArgPrefixes,)
+    )
+    return type(chosen).__name__, {name: x for part in vars(chosen).values() for name, x in vars(part).items()}
+
+
+def make_env_from(env: str, params: tuple[str, ...] | list[str]) -> Environment:
+    """The environment of the options, with parameters given as "name=value"."""
+    values = {}
+    for param in params:
+        name, equals, value = param.partition("=")
+        if not equals:
+            raise ValueError(f"env_params={param!r}: write name=value, such as max_steps_in_episode=200.")
+        values[name] = ast.literal_eval(value)
+    return make_env(env, **values)
 
 
 def make_optimizer(name: str | None, learning_rate: float | None) -> optax.GradientTransformation | None:
@@ -74,7 +118,7 @@ def make_optimizer(name: str | None, learning_rate: float | None) -> optax.Gradi
         raise ValueError(f"learning_rate={learning_rate}: a step size is positive, such as 1e-3.")
     if name is None and learning_rate is None:
         return None
-    return getattr(optax, name or "adam")(1e-3 if learning_rate is None else learning_rate)
+    return OPTIMIZERS[name or "adam"](1e-3 if learning_rate is None else learning_rate)
 
 
 def argument_helps(function: Callable[..., Any]) -> dict[str, str]:
@@ -102,7 +146,10 @@ def simple_type(hint: Any) -> Any:
 def _optimizer_options() -> list[tuple[str, Any, Any]]:
     from tyro.conf import arg
 
-    name = Annotated[OptimizerName | None, arg(help="Optimizer; None is the method's default.")]
+    name = Annotated[
+        OptimizerName | None,
+        arg(help="Optimizer; rmsprop decays by 0.99 with 0.01 inside the root. None is the method's default."),
+    ]
     rate = Annotated[
         float | None,
         arg(help="Step size of the optimizer; without --optimizer that is Adam. None is the method's default."),

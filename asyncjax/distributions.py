@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+LOG_2_PI = math.log(2.0 * math.pi)
 
 
 class Categorical(NamedTuple):
@@ -51,6 +54,57 @@ class Categorical(NamedTuple):
     def sample_with(self, noise: jax.Array) -> jax.Array:
         """An action, Int32[...], from standard Gumbel noise of the logits' shape: the Gumbel-max trick."""
         return argmax(self.logits + noise.astype(self.logits.dtype))
+
+
+class Gaussian(NamedTuple):
+    """Independent normal distributions of D numbers, with one log-probability. All methods act on the last axis.
+
+    Attributes:
+      mean: Float[..., D].
+      log_std: Float[..., D], or of a shape that broadcasts against the mean.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> standard = Gaussian(jnp.zeros(2), jnp.zeros(2))
+      >>> shifted = Gaussian(jnp.array([1.0, 0.0]), jnp.zeros(2))
+      >>> float(standard.kl(shifted)), round(float(standard.log_prob(jnp.zeros(2))), 4)
+      (0.5, -1.8379)
+    """
+
+    mean: jax.Array
+    log_std: jax.Array
+
+    def log_prob(self, action: jax.Array) -> jax.Array:
+        """The log-density, Float[...], of Float[..., D]."""
+        z = (action - self.mean) * jnp.exp(-self.log_std)
+        return jnp.sum(-0.5 * jnp.square(z) - self.log_std - 0.5 * LOG_2_PI, axis=-1)
+
+    def entropy(self) -> jax.Array:
+        """The differential entropy, Float[...], in nats."""
+        return jnp.sum(jnp.broadcast_to(self.log_std, self.mean.shape) + 0.5 * (LOG_2_PI + 1.0), axis=-1)
+
+    def kl(self, other: Gaussian) -> jax.Array:
+        """KL(self || other), Float[...]."""
+        log_ratio = other.log_std - self.log_std
+        shift = (self.mean - other.mean) * jnp.exp(-other.log_std)
+        return jnp.sum(log_ratio + 0.5 * (jnp.exp(-2.0 * log_ratio) + jnp.square(shift) - 1.0), axis=-1)
+
+    def mode(self) -> jax.Array:
+        """The mean."""
+        return self.mean
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """An action, Float[..., D]. The key is consumed."""
+        return self.sample_with(normal(key, self.mean.shape))
+
+    def sample_with(self, noise: jax.Array) -> jax.Array:
+        """An action, Float[..., D], from standard normal noise of the mean's shape."""
+        return self.mean + jnp.exp(self.log_std) * noise.astype(self.mean.dtype)
+
+
+def normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Standard normal noise, Float32[shape], for `Gaussian.sample_with`. The key is consumed."""
+    return jax.random.normal(key, shape, jnp.float32)
 
 
 def gumbel(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from asyncjax.environment import Discrete, Environment
 
 PyTree = Any
+Core = Literal["gru", "lstm"]
+Head = Any  # of the policy: logits Float[A], or (mean Float[D], log_std Float[D])
 
 
 def dense(features: int, scale: float = math.sqrt(2.0)) -> nn.Dense:
@@ -59,40 +61,101 @@ class MinAtarCNN(nn.Module):
         return nn.relu(dense(self.hidden)(x.reshape(-1)))
 
 
-class ActorCritic(nn.Module):
-    """Logits of the policy and the value.
+class Heads(nn.Module):
+    """The policy's head beside the value's.
 
     Attributes:
-      num_actions: A.
+      num_actions: A discrete actions, or D real ones.
+      continuous: which of the two.
+    """
+
+    num_actions: int
+    continuous: bool = False
+
+    @nn.compact
+    def __call__(self, features: jax.Array, value_features: jax.Array) -> tuple[Head, jax.Array]:
+        """Float[F], Float[F'] -> (logits Float[A] or (mean, log_std) Float[D], value Float[])."""
+        # Small policy weights make the first policy nearly uniform, or centred, whatever is observed.
+        head = dense(self.num_actions, 0.01)(features)
+        value = dense(1, 1.0)(value_features)[0]
+        if not self.continuous:
+            return head, value
+        # One spread for all states: a network's own, early in training, collapses before the mean is any good.
+        return (head, self.param("log_std", nn.initializers.zeros_init(), (self.num_actions,))), value
+
+
+class ActorCritic(nn.Module):
+    """Policy and value without memory.
+
+    Attributes:
+      num_actions: A, or D if `continuous`.
       torso: Float[...] -> Float[F].
       value_torso: a second torso for the value; None shares the policy's. Where values are large, learning them
         through a shared torso first saturates what the policy needs: on Acrobot a shared MLP learns nothing.
       num_values: the number of values of a discrete observation, which is fed one-hot; None for arrays.
+      continuous: actions are D real numbers instead of one of A.
     """
 
     num_actions: int
     torso: nn.Module
     value_torso: nn.Module | None = None
     num_values: int | None = None
+    continuous: bool = False
 
     @nn.compact
-    def __call__(self, observation: PyTree) -> tuple[jax.Array, jax.Array]:
-        """An observation -> (logits Float[A], value Float[])."""
+    def __call__(self, observation: PyTree) -> tuple[Head, jax.Array]:
+        """An observation -> (logits Float[A] or (mean, log_std), value Float[])."""
         x = encode(observation, self.num_values)
         features = self.torso(x)
         value_features = features if self.value_torso is None else self.value_torso(x)
-        # Small policy weights make the first policy nearly uniform, whatever is observed.
-        return dense(self.num_actions, 0.01)(features), dense(1, 1.0)(value_features)[0]
+        return Heads(self.num_actions, self.continuous)(features, value_features)
 
 
-def actor_critic(env: Environment) -> ActorCritic:
+class RecurrentActorCritic(nn.Module):
+    """Policy and value on a memory.
+
+    Attributes:
+      num_actions: A, or D if `continuous`.
+      torso: Float[...] -> Float[F], before the memory.
+      core: "gru" or "lstm".
+      features: size of the memory.
+      num_values: the number of values of a discrete observation, which is fed one-hot; None for arrays.
+      continuous: actions are D real numbers instead of one of A.
+    """
+
+    num_actions: int
+    torso: nn.Module
+    core: Core = "gru"
+    features: int = 64
+    num_values: int | None = None
+    continuous: bool = False
+
+    @nn.nowrap
+    def initial_carry(self) -> PyTree:
+        """Zeros: Float[features], or two of them for an LSTM."""
+        zeros = jnp.zeros(self.features, jnp.float32)
+        return zeros if self.core == "gru" else (zeros, zeros)
+
+    @nn.compact
+    def __call__(self, carry: PyTree, observation: PyTree) -> tuple[PyTree, tuple[Head, jax.Array]]:
+        """(Carry, observation) -> (Carry, (logits Float[A] or (mean, log_std), value Float[]))."""
+        cell = {"gru": nn.GRUCell, "lstm": nn.OptimizedLSTMCell}[self.core]
+        weights = nn.initializers.variance_scaling(1.0, "fan_in", "normal")  # not orthogonal: see `dense`
+        x = self.torso(encode(observation, self.num_values))
+        carry, features = cell(self.features, recurrent_kernel_init=weights)(carry, x)
+        return carry, Heads(self.num_actions, self.continuous)(features, features)
+
+
+def actor_critic(env: Environment, core: Core | None = None) -> ActorCritic | RecurrentActorCritic:
     """The default network of an environment: one CNN for images, an MLP each for policy and value for all else.
 
     Args:
-      env: an environment with discrete actions.
+      env: an environment with discrete or real actions.
+      core: "gru" or "lstm" for a memory of 64 numbers behind one torso; None for none.
 
     Returns:
-      A flax module, observation -> (logits Float[A], value Float[]).
+      A flax module, observation -> (logits Float[A] or (mean, log_std), value Float[]); with a core
+      (Carry, observation) -> (Carry, the same).
 
     Example:
       >>> import jax
@@ -104,11 +167,17 @@ def actor_critic(env: Environment) -> ActorCritic:
       >>> network.apply(params, observation)[0].shape
       (3,)
     """
-    space, num_actions = env.observation_space, env.action_space.num_values
-    if len(getattr(space, "shape", ())) == 3:
-        return ActorCritic(num_actions, MinAtarCNN())
+    if core not in (None, *get_args(Core)):
+        raise ValueError(f"core={core!r}: choose {' or '.join(map(repr, get_args(Core)))}, or None for no memory.")
+    space, actions = env.observation_space, env.action_space
+    discrete = isinstance(actions, Discrete)
+    num_actions = actions.num_values if discrete else math.prod(actions.shape)
     num_values = space.num_values if isinstance(space, Discrete) else None
-    return ActorCritic(num_actions, MLP(), MLP(), num_values)
+    image = len(getattr(space, "shape", ())) == 3
+    torso = MinAtarCNN() if image else MLP()
+    if core is not None:
+        return RecurrentActorCritic(num_actions, torso, core, num_values=num_values, continuous=not discrete)
+    return ActorCritic(num_actions, torso, None if image else MLP(), num_values, not discrete)
 
 
 def encode(observation: PyTree, num_values: int | None = None) -> jax.Array:

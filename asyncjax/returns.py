@@ -182,6 +182,47 @@ def vtrace(
     return VTrace(v_tm1 + errors, advantages)
 
 
+def retrace(
+    r_t: jax.Array,
+    discount_t: jax.Array,
+    q_tm1: jax.Array,
+    v_t: jax.Array,
+    rho_tm1: jax.Array,
+    *,
+    lambda_: Scalar = 1.0,
+    truncated_t: jax.Array | None = None,
+) -> jax.Array:
+    """Retrace targets of action values, safe for any behaviour: c = lambda min(1, pi(a|s) / mu(a|s)).
+
+    G_{t-1} = q_tm1 + delta_t + discount_t c_t (G_t - q_t), where delta_t = r_t + discount_t v_t - q_tm1.
+
+    Args:
+      r_t: Float[T], rewards.
+      discount_t: Float[T], 0 where the episode terminated.
+      q_tm1: Float[T], Q(s, a) of the action taken.
+      v_t: Float[T], E_pi Q(s', .) in the true next state.
+      rho_tm1: Float[T], probability of the action taken under the target policy over that under the behaviour.
+      lambda_: in [0, 1], a number or Float[T].
+      truncated_t: Bool[T]; where it holds, the correction of later steps is cut.
+
+    Returns:
+      Float[T], targets for q_tm1, whose fixed point is Q^pi for any behaviour that tries every action.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> half, one = jnp.full(2, 0.5), jnp.ones(2)
+      >>> retrace(jnp.array([1.0, 2.0]), half, jnp.zeros(2), jnp.array([0.0, 4.0]), one).tolist()
+      [3.0, 4.0]
+
+    Source: Munos et al., Safe and efficient off-policy reinforcement learning (2016), equation 3.
+    """
+    # The trace of a transition belongs to the action that begins it, so a step's error decays by the next one's.
+    c_t = jnp.append(trace(lambda_, None, r_t)[1:] * jnp.minimum(rho_tm1[1:], 1.0), 0.0)
+    if truncated_t is not None:
+        c_t = jnp.where(truncated_t, 0.0, c_t)
+    return q_tm1 + decayed_sums(r_t + discount_t * v_t - q_tm1, discount_t * c_t)
+
+
 def trace(lambda_: Scalar, truncated_t: jax.Array | None, like: jax.Array) -> jax.Array:
     """lambda_t, Float[T]: `lambda_`, and 0 where the episode was truncated."""
     lambda_t = jnp.broadcast_to(jnp.asarray(lambda_, like.dtype), like.shape)

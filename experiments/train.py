@@ -45,9 +45,9 @@ def train(config: Config, path: Path, resumed: bool, run_dir: list[Path]) -> Non
     """One run, from its configuration to its summary."""
     prepare_jax(config["compilation_cache"])
     keys = jax.random.split(jax.random.key(config["seed"]), 3)  # of the run, the schedule and the evaluation
-    env = asyncjax.make_env(config["env"])
+    env = commandline.make_env_from(config["env"], config["env_params"])
     method = commandline.build(commandline.factories()[config["method"]], env, config)
-    plan = arguments.make_plan(config, keys[1])
+    plan = arguments.make_plan(config, env, keys[1])
     config["log_every"] = config["log_every"] or max(1, min(plan.num_updates // 100, 1024))
     state = runs.load(path).restore(method) if resumed else None
     progress = Progress(plan.num_updates * plan.steps, state.update * plan.steps if state else 0)

@@ -29,7 +29,16 @@ def noisy_quadratic(**options: Any) -> aj.Method:
 METHODS: dict[str, Callable[[], aj.Method]] = {
     "sgd": noisy_quadratic,
     "sgd, private optimizer": lambda: noisy_quadratic(private_optimizer=True),
+    "sgd, corrected": lambda: noisy_quadratic(
+        correction=optax.chain(
+            aj.corrections.adaptive_delay_compensation(0.2), aj.corrections.gap_aware(), aj.corrections.pipemare(9)
+        )
+    ),
     "a3c": lambda: aj.a3c("Catch-bsuite", num_envs=2, unroll_length=3),
+    "n_step_q": lambda: aj.n_step_q("Catch-bsuite", num_envs=2, unroll_length=3, target_period=20, epsilon_frames=50),
+    "one_step_sarsa": lambda: aj.one_step_sarsa("Catch-bsuite", num_envs=2, unroll_length=3, target_period=20),
+    "impala": lambda: aj.impala("Catch-bsuite", num_envs=2, unroll_length=3),
+    "ppo": lambda: aj.ppo("Catch-bsuite", num_envs=2, unroll_length=3, epochs=2, num_minibatches=2),
     "value iteration": lambda: aj.value_iteration(aj.mdp.garnet(0, 12, 3, 4), 0.9, num_leaves=3),
     "tabular q": lambda: aj.tabular_q(aj.mdp.garnet(0, 6, 2, 3), 0.9, unroll_length=2),
 }

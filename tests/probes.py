@@ -96,3 +96,32 @@ def corridor(length: int, max_steps: int | None = None) -> Environment:
         return x, -1.0, x[0] >= length, jnp.bool_(False) if max_steps is None else time + 1 >= max_steps
 
     return episodic("Corridor", zero, move, max_steps=max_steps)
+
+
+def remembered_action(length: int = 3) -> Environment:
+    """Shows x = -1 or 1 first, then 0; at the last of `length` steps reward 1 for the action that fits it, else -1."""
+
+    def reset(key):
+        x = coin(key)
+        return (x, jnp.int32(0)), x
+
+    def step(key, state, action):
+        x, time = state
+        last = time == length - 1
+        fresh, observation = reset(key)
+        state = jax.tree.map(lambda a, b: jnp.where(last, a, b), fresh, (x, time + 1))
+        reward = jnp.where(last, sign(action) * x[0], 0.0)
+        later = jnp.zeros_like(x)
+        return state, Step(jnp.where(last, observation, later), later, reward, last, jnp.zeros_like(last))
+
+    return Environment("RememberedAction", OBSERVATIONS, Discrete(2), reset, step, None)
+
+
+def nearest_number() -> Environment:
+    """One step with a real action a in [-2, 2], reward 1 - (a - x)^2: the best action is the observation."""
+
+    def move(x, time, action):
+        return x, 1.0 - jnp.square(action[0] - x[0]), True, False
+
+    bounds = np.full(1, 2.0, np.float32)
+    return episodic("NearestNumber", coin, move)._replace(action_space=Box(-bounds, bounds, (1,), np.dtype(np.float32)))

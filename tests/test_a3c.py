@@ -127,7 +127,7 @@ def test_value_probes(env, xs, expected):
 )
 def test_policy_probes(env, private):
     method, result = train(env, 200, private_optimizer=private)
-    returns = evaluate(method, env, result.shared, jax.random.key(1), num_episodes=20, greedy=False, max_steps=1)
+    returns = evaluate(method, env, result.shared, jax.random.key(1), num_episodes=500, greedy=False, max_steps=1)
     assert returns.mean() > 0.8
     assert np.all(values_at(result.shared.params, 1.0) > 0.7)
     assert result.metrics["return_sum"][-20:].sum() / result.metrics["episodes"][-20:].sum() > 0.8
@@ -256,13 +256,14 @@ def test_own_networks_get_raw_observations():
 @pytest.mark.parametrize(
     ("env", "options", "words"),
     [
-        ("Pendulum-v1", {}, ["Pendulum-v1", "Box", "Discrete"]),
+        ("CartPole-v1", {"core": "rnn"}, ["core='rnn'", "gru", "lstm"]),
+        ("CartPole-v1", {"core": "gru", "network": SMALL}, ["core='gru'", "network="]),
         ("CartPole-v1", {"num_envs": 0}, ["num_envs=0", "at least 1"]),
         ("CartPole-v1", {"unroll_length": -2}, ["unroll_length=-2", "at least 1"]),
         ("CartPole", {}, ["CartPole-v1"]),
     ],
 )
 def test_errors_name_the_fix(env, options, words):
-    with pytest.raises(ValueError, match=r"env|num_envs|unroll_length") as caught:
+    with pytest.raises(ValueError, match=r"env|core|num_envs|unroll_length") as caught:
         a3c(env, **options)
     assert all(word in str(caught.value) for word in words), caught.value

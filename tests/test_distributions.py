@@ -1,4 +1,4 @@
-"""The categorical distribution against numpy."""
+"""Distributions against numpy and closed forms."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncjax.distributions import Categorical, gumbel
+from asyncjax.distributions import Categorical, Gaussian, gumbel
 
 P = np.array([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]], np.float32)
 Q = np.array([[0.2, 0.2, 0.6], [0.3, 0.3, 0.4]], np.float32)
@@ -54,3 +54,36 @@ def test_gradient_of_entropy_and_bounds(logits):
     np.testing.assert_allclose(pi.kl(pi), 0.0, atol=1e-6)
     exact = -p * (np.log(np.maximum(p, 1e-300)) + float(pi.entropy()))
     np.testing.assert_allclose(jax.grad(lambda x: Categorical(x).entropy())(x), exact, atol=1e-5)
+
+
+def test_gaussians_against_closed_forms():
+    """Unit Gaussians shifted by m: KL = m^2 / 2 and an effective sample size of exp(-m^2) n."""
+    mean, log_std = jnp.array([0.3, -1.0]), jnp.array([0.2, -0.5])
+    pi = Gaussian(mean, log_std)
+    x = jnp.array([0.1, 0.4])
+    densities = np.exp(-0.5 * ((x - mean) / np.exp(log_std)) ** 2) / np.sqrt(2 * np.pi) / np.exp(log_std)
+    np.testing.assert_allclose(pi.log_prob(x), np.log(densities).sum(), rtol=1e-5)
+    np.testing.assert_allclose(pi.entropy(), np.sum(0.5 * np.log(2 * np.pi * np.e) + log_std), rtol=1e-6)
+    unit, shifted = Gaussian(jnp.zeros(1), jnp.zeros(1)), Gaussian(jnp.full(1, 0.5), jnp.zeros(1))
+    np.testing.assert_allclose(unit.kl(shifted), 0.125, rtol=1e-6)
+    x = jnp.linspace(-9.0, 9.0, 4001)[:, None]
+    log_p, log_q = jax.vmap(unit.log_prob)(x), jax.vmap(shifted.log_prob)(x)
+    p, ratio = jnp.exp(log_p), jnp.exp(log_q - log_p)
+    np.testing.assert_allclose(jnp.sum(p * ratio**2) * (18 / 4000), np.exp(0.25), rtol=1e-4)
+
+
+def test_the_kl_of_gaussians_is_its_integral():
+    p, q = Gaussian(jnp.array([0.3]), jnp.array([0.2])), Gaussian(jnp.array([-0.4]), jnp.array([-0.1]))
+    x = jnp.linspace(-12.0, 12.0, 8001)[:, None]
+    log_p, log_q = jax.vmap(p.log_prob)(x), jax.vmap(q.log_prob)(x)
+    integral = jnp.sum(jnp.exp(log_p) * (log_p - log_q)) * (24 / 8000)
+    np.testing.assert_allclose(p.kl(q), integral, rtol=1e-4)
+
+
+def test_gaussian_samples_have_their_moments():
+    pi = Gaussian(jnp.array([2.0, -1.0]), jnp.log(jnp.array([0.5, 3.0])))
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    samples = jax.vmap(pi.sample)(keys)
+    np.testing.assert_allclose(samples.mean(0), pi.mean, atol=0.08)
+    np.testing.assert_allclose(samples.std(0), [0.5, 3.0], rtol=0.03)
+    np.testing.assert_array_equal(pi.mode(), pi.mean)

@@ -90,17 +90,6 @@ def test_a_metric_that_is_not_there_is_named(seeds):
         plotting.learning_curve(seeds[0], metric="reward")
 
 
-def test_interquartile_mean():
-    ys = np.array([[0.0], [1.0], [2.0], [1000.0]])
-    middle, low, high = plotting.interquartile_mean(ys)
-    assert middle[0] == 1.5, "the lowest and the highest quarter do not count"
-    assert low[0] <= 1.5 <= high[0]
-    same, low, high = plotting.interquartile_mean(np.full((5, 3), 7.0))
-    assert np.all(same == 7.0)
-    assert np.all(low == 7.0)
-    assert np.all(high == 7.0)
-
-
 def test_running_mean_skips_what_is_missing():
     y = np.array([np.nan, 2.0, 4.0, np.nan, 6.0])
     np.testing.assert_array_equal(plotting.running_mean(y, 2), [np.nan, 2.0, 3.0, 4.0, 6.0])

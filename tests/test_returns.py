@@ -160,3 +160,44 @@ def test_vtrace_fixed_point_is_the_value_of_the_clipped_policy_whatever_c():
         for s in range(2):
             start = states[:, 0] == s
             np.testing.assert_allclose(np.sum(probability[start] * targets[start, 0]), v[s], rtol=1e-5)
+
+
+def test_retrace_by_hand():
+    """The trace of a step is the ratio of the action that begins it, cut at 1, at the end and at a truncation."""
+    rho = jnp.array([9.0, 0.5, 9.0, 0.25, 2.0])
+    # delta = r + v/2 - q: 1, -18 (terminal), -7, -32, -42; then -7 + 0.25 * -32 / 2 and 1 + 0.5 * -18 / 2.
+    expected = [10.0 - 3.5, 20.0 - 18.0, 30.0 - 11.0, 40.0 - 32.0, 50.0 - 42.0]
+    got = returns.retrace(R, DISCOUNT, V_TM1, V_T, rho, truncated_t=TRUNCATED)
+    np.testing.assert_allclose(got, expected)
+
+
+def test_retrace_on_policy_is_the_lambda_return_of_expected_values():
+    """With rho = 1 and Q(s, a) = E Q(s, .), the target is the lambda-return started from the values."""
+    v_t = jnp.append(V_TM1[1:], 6.0)
+    got = returns.retrace(R, 0.5 * jnp.ones(5), V_TM1, v_t, jnp.ones(5), lambda_=0.7)
+    np.testing.assert_allclose(got, returns.lambda_returns(R, 0.5 * jnp.ones(5), v_t, 0.7), rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_fixed_point_of_retrace_is_q_of_the_target_policy(seed):
+    """Two states, two actions: the expected target over all behaviours' paths of three steps leaves Q^pi as it is."""
+    rng, discount = np.random.default_rng(seed), 0.8
+    transition = rng.dirichlet(np.ones(2), (2, 2))
+    reward = rng.normal(size=(2, 2))
+    pi, mu = rng.dirichlet(np.ones(2), 2), rng.dirichlet(np.ones(2), 2)
+    q = np.zeros((2, 2))
+    for _ in range(300):
+        q = reward + discount * transition @ np.sum(pi * q, 1)
+    paths = [(s, a) for s in np.ndindex(2, 2, 2, 2) for a in np.ndindex(2, 2, 2)]
+    s, a = (np.array(x) for x in zip(*paths, strict=True))
+    rows = np.arange(3)
+    targets = jax.vmap(lambda r, q, v, rho: returns.retrace(r, jnp.full(3, discount), q, v, rho, lambda_=0.9))(
+        *(
+            jnp.asarray(x, jnp.float32)
+            for x in (reward[s[:, :3], a], q[s[:, :3], a], np.sum(pi * q, 1)[s[:, 1:]], (pi / mu)[s[:, :3], a])
+        )
+    )
+    steps = np.prod(transition[s[:, rows], a[:, rows], s[:, rows + 1]], 1) * np.prod(mu[s[:, 1:3], a[:, 1:]], 1)
+    for first in np.ndindex(2, 2):
+        chosen = (s[:, 0] == first[0]) & (a[:, 0] == first[1])
+        np.testing.assert_allclose(np.sum(steps[chosen] * np.asarray(targets)[chosen, 0]), q[first], rtol=1e-4)

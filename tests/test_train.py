@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 
+import asyncjax as aj
 from asyncjax import arguments, commandline, runs, schedules
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -136,7 +137,8 @@ def test_ctrl_c_on_threads_leaves_a_checkpoint_to_resume(tmp_path):
     ("extra", "message"),
     [
         ("--env CartPool-v1", "CartPole-v1"),
-        ("--env MountainCarContinuous-v0", "discrete"),
+        ("--env-params 3", "env_params='3': write name=value"),
+        ("--env-params gravitas=3", "gravitas=3 is not a parameter of CartPole-v1"),
         ("--num-workers 0", "num_workers=0"),
         ("--num-envs -1", "num_envs=-1"),
         ("--total-steps 0", "total_steps=0: train for at least 1 step."),
@@ -200,9 +202,9 @@ def test_help_explains_every_option(capsys):
 
 
 def test_by_default_the_workers_of_emulate_take_turns():
-    parts = (arguments.Training(engine="emulate", total_steps=50), arguments.Asynchrony())
-    config = arguments.configuration("a3c", *parts) | {"num_envs": 1, "unroll_length": 1}
-    schedule = arguments.make_plan(config, jax.random.key(0)).schedule
+    options = vars(arguments.Training(engine="emulate", total_steps=50)) | vars(arguments.Asynchrony())
+    config = arguments.configuration("a3c", options | {"num_envs": 1, "unroll_length": 1})
+    schedule = arguments.make_plan(config, aj.make_env("CartPole-v1"), jax.random.key(0)).schedule
     assert schedule is not None
     np.testing.assert_array_equal(schedule.worker.ravel(), np.arange(50) % 8)
     np.testing.assert_array_equal(schedule.staleness().ravel(), np.minimum(np.arange(50), 7))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -254,6 +255,26 @@ def test_rtdp_is_right_where_an_optimal_policy_goes_and_nowhere_else() -> None:
     values = aj.emulate(run, aj.schedules.round_robin(60, 3), KEY).shared.values
     np.testing.assert_allclose(values[3:], exact[3:], atol=1e-5)
     assert np.abs(values[:3] - exact[:3]).max() > 1
+
+
+# -- the study ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_study_keeps_to_the_bounds_and_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "experiments"))
+    import value_iteration as study
+
+    args = study.Args(num_states=16, discount=0.5, tolerance=1e-2, num_workers=2, delays=(0, 4), team_sizes=(1, 2))
+    arrays = study.run(args)
+    for delay in args.delays:
+        error = arrays[f"delay error {delay}"]
+        allowed = study.bound(args, arrays["start"], np.arange(1, len(error) + 1), delay)
+        assert (error <= allowed * (1 + 1e-9)).all()
+        assert error[-1] <= args.tolerance
+    np.testing.assert_array_equal(arrays["speed-up"][:, :, 0], 1)
+    for name in study.services(args, args.num_workers):
+        assert np.isfinite(study.compared(args, arrays, name)).all()
+    assert len(study.plot(args, arrays).axes) == 4
 
 
 # -- arguments ---------------------------------------------------------------------------------------------------------

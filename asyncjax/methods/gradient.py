@@ -13,11 +13,19 @@ from asyncjax.method import Method, Metrics, Policy, PyTree, Stale
 
 
 class Learner(NamedTuple):
-    """Shared state of a gradient method: parameters, the optimizer's state and the correction's."""
+    """Shared state of a gradient method.
+
+    Attributes:
+      params: the parameters, which are the view.
+      opt_state: the shared optimizer's state; `()` where every worker has its own.
+      correction_state: the correction's state; `()` when there is none.
+      messages: Int32[], messages applied so far, which annealing counts; `()` without it.
+    """
 
     params: PyTree
     opt_state: PyTree
     correction_state: PyTree = ()
+    messages: PyTree = ()
 
 
 class Private(NamedTuple):
@@ -35,6 +43,7 @@ def gradient_method(
     *,
     private_optimizer: bool = False,
     max_grad_norm: float | jax.Array | None = None,
+    anneal_messages: float | jax.Array | None = None,
     correction: optax.GradientTransformation | None = None,
     policy: Policy | None = None,
 ) -> Method:
@@ -53,6 +62,7 @@ def gradient_method(
       optimizer: any optax transformation.
       private_optimizer: cut the pipeline behind the optimizer instead of before it.
       max_grad_norm: a worker's gradient is scaled down to this global norm before it goes further.
+      anneal_messages: number of messages, of all workers together, over which every step shrinks linearly to 0.
       correction: an optax transformation from `asyncjax.corrections`, applied to every message as it arrives. With
         groups of one it is the same, bit for bit, as chaining it in front of a shared optimizer. A private
         optimizer's messages are updates, which it then scales or drops.
@@ -68,11 +78,15 @@ def gradient_method(
         params_key, workers_key = jax.random.split(key)
         params = init_params(params_key)
         workers = jax.vmap(lambda w: init_worker(jax.random.fold_in(workers_key, w)))(jnp.arange(num_workers))
-        correction_state = () if correction is None else fix.init(params)
+        learner = Learner(
+            params,
+            opt_state=() if private_optimizer else tx.init(params),
+            correction_state=() if correction is None else fix.init(params),
+            messages=() if anneal_messages is None else jnp.int32(0),
+        )
         if not private_optimizer:
-            return Learner(params, tx.init(params), correction_state), workers
-        opt_states = jax.vmap(lambda _: tx.init(params))(jnp.arange(num_workers))
-        return Learner(params, (), correction_state), Private(workers, opt_states)
+            return learner, workers
+        return learner, Private(workers, jax.vmap(lambda _: tx.init(params))(jnp.arange(num_workers)))
 
     def gradient(params: PyTree, worker: PyTree) -> tuple[PyTree, PyTree, Metrics]:
         (value, (worker, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(params, worker)
@@ -109,11 +123,19 @@ def gradient_method(
         updates, opt_state = tx.update(
             gradient, shared.opt_state, shared.params, staleness=staleness, stale_params=stale_params
         )
-        return Learner(optax.apply_updates(shared.params, updates), opt_state, correction_state), {}
+        return stepped(shared, updates, opt_state, correction_state, stale), {}
 
     def add_updates(shared: Learner, messages: PyTree, stale: Stale) -> tuple[Learner, Metrics]:
         update, correction_state = corrected_mean(shared, messages, stale)
-        return Learner(optax.apply_updates(shared.params, update), (), correction_state), {}
+        return stepped(shared, update, (), correction_state, stale), {}
+
+    def stepped(shared: Learner, updates: PyTree, opt_state: PyTree, correction_state: PyTree, stale: Stale) -> Learner:
+        messages = shared.messages
+        if anneal_messages is not None:
+            left = annealed(messages, anneal_messages)
+            updates = jax.tree.map(lambda x: left.astype(x.dtype) * x, updates)
+            messages = messages + stale.staleness.shape[0]
+        return Learner(optax.apply_updates(shared.params, updates), opt_state, correction_state, messages)
 
     return Method(
         init=init,
@@ -135,6 +157,12 @@ def _promoting(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTrans
         return call
 
     return optax.GradientTransformationExtraArgs(standard(tx.init), standard(tx.update))
+
+
+def annealed(count: jax.Array, end: float | jax.Array) -> jax.Array:
+    """Float32[]: 1 - count / end, and 0 from the end on."""
+    done = count.astype(jnp.float32) / jnp.asarray(end, jnp.float32)
+    return jnp.maximum(1.0 - done, 0.0)
 
 
 def alone(stale: Stale) -> bool:

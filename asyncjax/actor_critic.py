@@ -1,0 +1,202 @@
+"""A policy and a value function on one network: what the actor-critic methods share.
+
+The network is the user's or `networks.actor_critic`; the action space decides the distribution; a network with
+`initial_carry` has a memory. Everything is for one environment: callers `vmap` it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from asyncjax import networks
+from asyncjax.distributions import Categorical, Gaussian, gumbel, normal
+from asyncjax.environment import Box, Discrete, Environment, Step
+from asyncjax.method import Metrics, Policy, PyTree
+from asyncjax.rollout import Rollout, Trajectory, init_rollout, next_values, unroll
+
+Distribution = Categorical | Gaussian
+
+
+class Agent(NamedTuple):
+    """Acts and predicts values.
+
+    Attributes:
+      env: the environment as the agent sees it: its actions are what the distribution draws.
+      init: key -> params.
+      initial_carry: () -> Carry, the memory at the start of an episode; `()` when there is none.
+      step: (params, Carry, observation) -> (Carry, distribution of the action, value Float[]).
+      draw: (key, shape) -> noise [*shape, ...], what the distribution's `sample_with` takes.
+      policy: the agent in the original environment, for evaluation.
+    """
+
+    env: Environment
+    init: Callable[[jax.Array], PyTree]
+    initial_carry: Callable[[], PyTree]
+    step: Callable[[PyTree, PyTree, PyTree], tuple[PyTree, Distribution, jax.Array]]
+    draw: Callable[[jax.Array, tuple[int, ...]], jax.Array]
+    policy: Policy
+
+
+class Forward(NamedTuple):
+    """An agent's view of one environment's segment.
+
+    Attributes:
+      pi: the distributions of the actions, with a leading axis T.
+      v_tm1: Float[T], values of the states acted in.
+      v_t: Float[T], values of the true next states, without gradient.
+    """
+
+    pi: Distribution
+    v_tm1: jax.Array
+    v_t: jax.Array
+
+
+def make_agent(
+    env: Environment, network: nn.Module | None = None, core: networks.Core | None = None, squash: bool = False
+) -> Agent:
+    """An agent for an environment.
+
+    Args:
+      env: with discrete actions, which are drawn from softmax(logits), or with bounded or unbounded real ones, which
+        are drawn from a Gaussian in units of the bounds and then clipped to them.
+      network: a flax module, observation -> (head, value Float[]), for one unbatched observation. The head is
+        logits Float[A], or (mean, log_std), each Float[D]. One with a method `initial_carry() -> Carry`
+        has a memory: (Carry, observation) -> (Carry, (head, value)). None is `networks.actor_critic(env, core)`.
+      core: the memory of the default network: "gru", "lstm", or None for none.
+      squash: bound real actions by tanh instead of clipping them.
+
+    Returns:
+      An Agent.
+
+    Raises:
+      ValueError: for another action space, or a core beside a network of one's own.
+    """
+    if network is not None and core is not None:
+        raise ValueError(f"core={core!r} is for the default network: put it into network= instead, or leave one out.")
+    draw, distribution, to_env = action_head(env, squash)
+    net = networks.actor_critic(env, core) if network is None else network
+    initial_carry: Callable[[], PyTree] = getattr(net, "initial_carry", tuple)
+
+    def init(key: jax.Array) -> PyTree:
+        init_key, reset_key = jax.random.split(key)
+        observation = env.reset(reset_key)[1]
+        return net.init(init_key, *((initial_carry(), observation) if has_memory(initial_carry()) else (observation,)))
+
+    def step(params: PyTree, carry: PyTree, observation: PyTree) -> tuple[PyTree, Distribution, jax.Array]:
+        output: Any = net.apply(params, *((carry, observation) if has_memory(carry) else (observation,)))
+        carry, (head, value) = output if has_memory(carry) else (carry, output)
+        return carry, distribution(head), value
+
+    def act(params: PyTree, carry: PyTree, observation: PyTree, key: jax.Array | None) -> tuple[PyTree, PyTree]:
+        carry, pi, _ = step(params, carry, observation)
+        return to_env(pi.mode() if key is None else pi.sample(key)), carry
+
+    def env_step(key: jax.Array, state: PyTree, action: PyTree) -> tuple[PyTree, Step]:
+        return env.step(key, state, to_env(action))
+
+    inner = env if isinstance(env.action_space, Discrete) else env._replace(step=env_step)
+    return Agent(inner, init, initial_carry, step, draw, Policy(initial_carry, act))
+
+
+def action_head(env: Environment, squash: bool = False) -> tuple[Callable, Callable, Callable]:
+    """(noise for sampling, network head -> distribution, drawn action -> the environment's) of an action space."""
+    space = env.action_space
+    if isinstance(space, Discrete):
+        return lambda key, shape: gumbel(key, (*shape, space.num_values)), Categorical, lambda action: action
+    if not isinstance(space, Box) or len(space.shape) > 1:
+        raise ValueError(
+            f"env={env.name!r} has the action space {space}: an agent acts with one discrete action or one vector of"
+            " real ones. Wrap the environment so that its actions are one of the two."
+        )
+    bounded = np.isfinite(space.low) & np.isfinite(space.high)
+    low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
+    centre, half_width = np.float32((low + high) / 2), np.float32((high - low) / 2)
+
+    def to_env(action: jax.Array) -> jax.Array:
+        inside = jnp.tanh(action) if squash else jnp.clip(action, -1.0, 1.0)
+        shaped = jnp.where(bounded, inside.reshape(space.shape), action.reshape(space.shape))
+        return jnp.asarray(centre + half_width * shaped, space.dtype)
+
+    size = int(np.prod(space.shape))
+    return lambda key, shape: normal(key, (*shape, size)), lambda head: Gaussian(*head), to_env
+
+
+def has_memory(carry: PyTree) -> bool:
+    """Whether there is anything to remember."""
+    return bool(jax.tree.leaves(carry))
+
+
+def start(agent: Agent, key: jax.Array, num_envs: int) -> Rollout:
+    """N environments at their first step. The key is consumed."""
+    return init_rollout(agent.env, key, num_envs, agent.initial_carry())
+
+
+def collect(
+    agent: Agent, params: PyTree, rollout: Rollout, length: int, extra: Callable = lambda pi, action: ()
+) -> tuple[Rollout, Trajectory, Metrics]:
+    """`rollout.unroll` with the agent's policy; nothing of it is differentiated.
+
+    Args:
+      agent: who acts.
+      params: its parameters.
+      rollout: where the environments stand.
+      length: T.
+      extra: (distribution, action) -> what else to record, such as log-probabilities.
+    """
+    params = jax.lax.stop_gradient(params)
+
+    def act(carry: PyTree, observation: PyTree, noise: jax.Array) -> tuple[PyTree, jax.Array, Any]:
+        carry, pi, _ = agent.step(params, carry, observation)
+        action = pi.sample_with(noise)
+        return carry, action, extra(pi, action)
+
+    return unroll(agent.env, act, rollout, length, draw=agent.draw, initial_carry=agent.initial_carry())
+
+
+def forward(agent: Agent, params: PyTree, trajectory: Trajectory) -> Forward:
+    """Distributions and values along one environment's segment, from the memory that it began with.
+
+    Args:
+      agent: whose network.
+      params: its parameters.
+      trajectory: of one environment, [T, ...].
+    """
+    before = jax.tree.map(lambda x: x[0], trajectory.carry)
+    if not has_memory(before):
+        at = jax.vmap(lambda observation: agent.step(params, before, observation)[1:])
+        pi, v_tm1 = at(trajectory.observation)
+        _, v_bootstrap = at(trajectory.bootstrap_observation)
+    else:
+        after, pi, v_tm1 = _remembering(agent, params, trajectory, before)
+        at_end = jax.vmap(lambda carry, observation: agent.step(params, carry, observation)[2])
+        v_bootstrap = at_end(_bootstrap_rows(after, trajectory), trajectory.bootstrap_observation)
+    baseline, v_bootstrap = jax.lax.stop_gradient((v_tm1, v_bootstrap))
+    return Forward(pi, v_tm1, next_values(baseline, v_bootstrap, trajectory.truncated))
+
+
+def _remembering(agent: Agent, params: PyTree, trajectory: Trajectory, before: PyTree) -> Any:
+    """The memory after every step (before any reset), the distributions and the values."""
+    initial = agent.initial_carry()
+
+    def advance(carry: PyTree, x: tuple[PyTree, jax.Array]) -> Any:
+        observation, done = x
+        after, pi, value = agent.step(params, carry, observation)
+        return jax.tree.map(lambda new, old: jnp.where(done, new, old), initial, after), (after, pi, value)
+
+    done = trajectory.terminated | trajectory.truncated
+    return jax.lax.scan(advance, before, (trajectory.observation, done))[1]
+
+
+def _bootstrap_rows(after: PyTree, trajectory: Trajectory) -> PyTree:
+    """Of the memory after every step, [T, ...], what belongs to the bootstrap observations, [S, ...]."""
+    length = trajectory.truncated.shape[0]
+    if jax.tree.leaves(trajectory.bootstrap_observation)[0].shape[0] == length:
+        return after
+    rows = jnp.stack([jnp.argmax(trajectory.truncated).astype(jnp.int32), jnp.int32(length - 1)])
+    return jax.tree.map(lambda x: x[rows], after)

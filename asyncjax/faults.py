@@ -1,0 +1,317 @@
+"""Faults and adversaries: schedules edited or made to hurt. From a file: `schedules.load`, edit, run.
+
+A schedule is read as a stream of events, reads and hand-ins. Edits drop events or move them in time, and what update
+consumes what message, read when, follows from the new order. So an edited schedule is realizable where the source was,
+and an edit by nothing gives the source back. Times are seconds, and updates where a schedule has no times. Workers
+wait as long as they did in the source: where they waited for each other, at a barrier or a bound, make a new schedule
+from service times instead of editing the times of an old one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from asyncjax.schedules import Schedule, check, is_realizable, round_robin, sequential
+
+Finish = Callable[[int, float, float], float]
+"""(worker, begin, end without the fault) -> end with it."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Adversaries
+
+
+def sawtooth(num_updates: int, bound: int) -> Schedule:
+    """Staleness 0, 1, ..., bound, 0, 1, ...: bound + 1 workers that all read together, one huge batch in disguise.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> aj.faults.sawtooth(5, bound=2).staleness().ravel()
+      array([0, 1, 2, 0, 1], dtype=int32)
+    """
+    _check_bound(bound)
+    schedule = round_robin(num_updates, bound + 1)
+    return schedule._replace(read=np.arange(num_updates, dtype=np.int32)[:, None] - schedule.worker)
+
+
+def laggard(num_updates: int, num_workers: int, bound: int) -> Schedule:
+    """All messages are fresh, except that the last worker sends one with staleness `bound` every bound + 1 updates."""
+    _check_bound(bound)
+    if num_workers < 2:
+        raise ValueError(f"num_workers={num_workers}: besides the laggard there is at least one worker.")
+    schedule = sequential(num_updates, num_workers - 1)
+    late = np.arange(num_updates)[:, None] % (bound + 1) == bound
+    worker = np.where(late, np.int32(num_workers - 1), schedule.worker)
+    return schedule._replace(worker=worker, read=np.where(late, schedule.read - np.int32(bound), schedule.read))
+
+
+def maximal_delay(schedule: Schedule, bound: int) -> Schedule:
+    """The same messages in the same order, each read as early as its worker could and the bound allows.
+
+    Args:
+      schedule: says whose messages arrive when; what they had read is forgotten, and so is when they began.
+      bound: the largest staleness; at least 0.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> aj.faults.maximal_delay(aj.schedules.sequential(6, num_workers=4), bound=2).staleness().ravel()
+      array([0, 1, 2, 2, 2, 2], dtype=int32)
+    """
+    _check_bound(bound)
+    schedule = check(schedule)
+    earliest = (
+        _after_own_message(np.asarray(schedule.worker).ravel()).reshape(schedule.worker.shape) // schedule.group_size
+    )
+    updates = np.arange(schedule.num_updates)[:, None]
+    read = np.maximum(earliest, updates - bound).astype(np.int32)
+    return schedule._replace(read=read, begin=None, end=None)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Edits
+
+
+def drop(schedule: Schedule, worker: int | Sequence[int], start: float = 0.0, stop: float = np.inf) -> Schedule:
+    """What these workers hand in from `start` on and before `stop` is lost; the groups close up.
+
+    Args:
+      schedule: any; torn reads, too.
+      worker: one or several. The others keep their numbers.
+      start: seconds (updates where there are no times).
+      stop: seconds.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> aj.faults.drop(aj.schedules.round_robin(6, num_workers=3), worker=1).worker.ravel()
+      array([0, 2, 0, 2], dtype=int32)
+    """
+    stream = _stream(schedule)
+    lost = np.isin(stream.worker, _workers(schedule, worker)) & (stream.end >= start) & (stream.end < stop)
+    before = np.concatenate([[0], np.cumsum(~lost)])  # kept messages before position p
+    position = jax.tree.map(lambda p: before[p][~lost], stream.position)
+    kept = stream._replace(
+        worker=stream.worker[~lost], position=position, begin=stream.begin[~lost], end=stream.end[~lost]
+    )
+    return _schedule(kept)
+
+
+def slow(schedule: Schedule, factor: float | Sequence[float]) -> Schedule:
+    """Jobs take `factor` times as long, Float[] or one per worker, Float[W]; what a worker waited it still waits.
+
+    With exponential and all other scale families it is the schedule that such workers would have produced with the same
+    random numbers, up to where the recorded jobs run out.
+
+    Example:
+      >>> import jax, asyncjax as aj
+      >>> schedule = aj.schedules.from_service_times(aj.service.exponential(), 1000, 2, jax.random.key(0))
+      >>> share = (aj.faults.slow(schedule, [3.0, 1.0]).worker == 0).mean()
+      >>> bool(abs(share - 0.25) < 0.05)
+      True
+    """
+    factors = np.asarray(factor, np.float64)
+    if not np.all((factors > 0) & np.isfinite(factors)) or factors.shape not in {(), (schedule.num_workers,)}:
+        raise ValueError(
+            f"factor={factor}: give a positive number, or one for each of the {schedule.num_workers} workers."
+        )
+    factors = np.broadcast_to(factors, schedule.num_workers)
+    return _retime(schedule, lambda w, begin, end: end + (factors[w] - 1) * (end - begin))
+
+
+def pause(schedule: Schedule, worker: int | Sequence[int], start: float, stop: float = np.inf) -> Schedule:
+    """The workers stand still from `start` to `stop` and then go on with the job they had: a very stale message.
+
+    Args:
+      schedule: realizable.
+      worker: one or several.
+      start: seconds (updates where there are no times).
+      stop: seconds; infinity: they never return, and their last jobs are never handed in.
+    """
+    if not start < stop:
+        raise ValueError(f"start={start}, stop={stop}: a pause ends after it starts.")
+    paused = set(_workers(schedule, worker))
+
+    def finish(w: int, begin: float, end: float) -> float:
+        hit = w in paused and begin < stop and end > start
+        return end + (stop - max(start, begin)) if hit else end
+
+    return _retime(schedule, finish)
+
+
+def bursts(schedule: Schedule, period: float) -> Schedule:
+    """Messages arrive only at multiples of `period` seconds, together, as through a network that flushes."""
+    _check_positive(period=period)
+    return _retime(schedule, lambda w, begin, end: float(np.ceil(end / period) * period))
+
+
+def storms(schedule: Schedule, key: jax.Array, calm: float, storm: float, factor: float) -> Schedule:
+    """Correlated delays: now and then all workers are slow at once.
+
+    Args:
+      schedule: realizable.
+      key: the source of the storms. Consumed.
+      calm: mean seconds between storms, exponentially distributed.
+      storm: mean seconds of a storm, exponentially distributed.
+      factor: how many times as long work takes in a storm; at least 1.
+    """
+    _check_positive(calm=calm, storm=storm)
+    if not factor >= 1:
+        raise ValueError(f"factor={factor}: in a storm work takes longer; use a factor of at least 1.")
+    longest = factor * float(_stream(schedule).end.max(initial=0.0))
+    rng = np.random.default_rng([int(word) for word in np.asarray(jax.random.key_data(key)).ravel()])
+    count = 2 * int(longest / (calm + storm) + 4 * np.sqrt(longest / (calm + storm)) + 8)
+    lengths = rng.standard_exponential(2 * count) * np.tile([calm, storm], count)
+    edges = np.concatenate([[0.0], np.cumsum(lengths), [np.inf]])[:-1]
+    done = np.concatenate([[0.0], np.cumsum(lengths / np.tile([1.0, factor], count))])  # work by then at full speed
+
+    def finish(w: int, begin: float, end: float) -> float:
+        return float(np.interp(np.interp(begin, edges, done) + (end - begin), done, edges))
+
+    return _retime(schedule, finish)
+
+
+def permute(schedule: Schedule, permutation: Sequence[int]) -> Schedule:
+    """Worker w becomes worker permutation[w]: who is slow changes, when messages arrive does not."""
+    if sorted(permutation) != list(range(schedule.num_workers)):
+        raise ValueError(f"permutation={list(permutation)}: name each worker 0 to {schedule.num_workers - 1} once.")
+    return schedule._replace(worker=np.asarray(permutation, np.int32)[np.asarray(schedule.worker)])
+
+
+def stretch(schedule: Schedule, factor: float) -> Schedule:
+    """A slower clock: all times are `factor` times as large, in the same order."""
+    _check_positive(factor=factor)
+    times = {name: getattr(schedule, name) for name in ("time", "begin", "end")}
+    return schedule._replace(**{name: None if t is None else factor * np.asarray(t) for name, t in times.items()})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The stream of events
+
+
+class _Stream(NamedTuple):
+    """A schedule as the order of its events; message m is the m-th that is handed in.
+
+    Attributes:
+      worker: Int[M].
+      position: Int[M], how many messages had been handed in when this one's view was read, at most m; a tree of such
+        arrays where reads were torn.
+      begin: Float[M], when it was read.
+      end: Float[M], when it was handed in; never falls.
+      group_size: G.
+      timed: whether the source had times.
+    """
+
+    worker: np.ndarray
+    position: Any
+    begin: np.ndarray
+    end: np.ndarray
+    group_size: int
+    timed: bool
+
+
+def _stream(schedule: Schedule) -> _Stream:
+    schedule = check(schedule)
+    worker, group_size = np.asarray(schedule.worker).ravel(), schedule.group_size
+    # A worker reads after it has handed in: that fixes where in a group's arrivals the read of a version happened.
+    floor = _after_own_message(worker) if is_realizable(schedule) else np.zeros(worker.size, np.int64)
+    position = jax.tree.map(lambda read: np.maximum(read.ravel().astype(np.int64) * group_size, floor), schedule.read)
+    oldest = np.min(np.stack(jax.tree.leaves(position)), axis=0)
+    if schedule.begin is None or schedule.end is None:
+        return _Stream(
+            worker, position, oldest / group_size, (np.arange(worker.size) + 1.0) / group_size, group_size, False
+        )
+    # Measured times may contradict the order by some microseconds; the order is what happened.
+    end = np.maximum.accumulate(np.asarray(schedule.end, np.float64).ravel())
+    earliest = np.where(oldest > 0, end[np.maximum(oldest - 1, 0)], -np.inf)
+    begin = np.clip(np.asarray(schedule.begin, np.float64).ravel(), earliest, end[oldest])
+    return _Stream(worker, position, begin, end, group_size, True)
+
+
+def _schedule(stream: _Stream) -> Schedule:
+    """The updates that whole groups of the stream's messages make."""
+    shape = (len(stream.worker) // stream.group_size, stream.group_size)
+
+    def grouped(x: np.ndarray) -> np.ndarray:
+        return x[: shape[0] * shape[1]].reshape(shape)
+
+    worker = grouped(stream.worker)
+    read = jax.tree.map(lambda p: grouped((p // stream.group_size).astype(np.int32)), stream.position)
+    if not stream.timed:
+        return Schedule(worker, read)
+    end = grouped(stream.end)
+    return Schedule(worker, read, end[:, -1].copy(), grouped(stream.begin), end)
+
+
+def _retime(schedule: Schedule, finish: Finish) -> Schedule:
+    """The schedule if jobs ended when `finish` says. It ends where a worker's recorded jobs are used up."""
+    if not is_realizable(schedule):
+        raise ValueError(
+            "This schedule reads versions that no worker with one job at a time could have read, so its jobs have no"
+            " durations: use a realizable one, or drop, permute and maximal_delay, which need none."
+        )
+    stream = _stream(schedule)
+    if not isinstance(stream.position, np.ndarray):
+        raise ValueError(
+            "This schedule has torn reads, and when each part was read is not recorded: use atomic publication, or"
+            " drop, permute and stretch, which need no such times."
+        )
+    shift, free = np.zeros(schedule.num_workers), np.zeros(schedule.num_workers)
+    begin, end = stream.begin.copy(), stream.end.copy()
+    for m, w in enumerate(stream.worker.tolist()):
+        begin[m] = max(begin[m] + shift[w], free[w])  # equal but for rounding where the worker did not wait
+        free[w] = end[m] = finish(w, begin[m], end[m] + shift[w])
+        shift[w] = end[m] - stream.end[m]
+    # Who has handed in its last message was at work on another one when the record ended.
+    last = stream.end.max(initial=0.0)
+    in_flight = [finish(w, free[w], last + shift[w]) if np.isfinite(free[w]) else np.inf for w in range(len(free))]
+    horizon = min(in_flight, default=0.0)
+    return _schedule(_sorted(stream._replace(begin=begin, end=end), horizon))
+
+
+def _sorted(stream: _Stream, horizon: float) -> _Stream:
+    """The stream in the order of its times; at equal times the old order holds."""
+    count = np.arange(len(stream.worker))
+    time = np.concatenate([stream.end, stream.begin])
+    order = np.lexsort((np.concatenate([2 * count + 1, 2 * stream.position]), time))
+    handed_in = np.cumsum(order < len(count))  # messages handed in up to each event
+    position = np.empty(2 * len(count), np.int64)
+    position[order] = handed_in
+    kept = order[order < len(count)]
+    kept = kept[stream.end[kept] <= horizon]
+    kept = kept[np.isfinite(stream.end[kept])]
+    return stream._replace(
+        worker=stream.worker[kept],
+        position=position[len(count) :][kept],
+        begin=stream.begin[kept],
+        end=stream.end[kept],
+    )
+
+
+def _after_own_message(worker: np.ndarray) -> np.ndarray:
+    """Int[M]: the messages handed in up to and with the worker's previous one, 0 for its first."""
+    order = np.argsort(worker, kind="stable")
+    same = worker[order][1:] == worker[order][:-1]
+    after = np.zeros(worker.size, np.int64)
+    after[order[1:]] = np.where(same, order[:-1] + 1, 0)
+    return after
+
+
+def _workers(schedule: Schedule, worker: int | Sequence[int]) -> list[int]:
+    workers = np.atleast_1d(np.asarray(worker))
+    if np.any((workers < 0) | (workers >= schedule.num_workers)):
+        raise ValueError(f"worker={worker}: the schedule has the workers 0 to {schedule.num_workers - 1}.")
+    return workers.tolist()
+
+
+def _check_bound(bound: int) -> None:
+    if bound < 0:
+        raise ValueError(f"bound={bound}: staleness is at least 0.")
+
+
+def _check_positive(**arguments: float) -> None:
+    for name, value in arguments.items():
+        if not (value > 0 and np.isfinite(value)):
+            raise ValueError(f"{name}={value}: give a positive number.")

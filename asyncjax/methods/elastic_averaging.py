@@ -1,0 +1,96 @@
+"""Elastic averaging: workers learn on their own, tied to a common centre by a spring."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from asyncjax.corrections.per_message import at_least, like, number
+from asyncjax.method import Method, Metrics, PyTree, Stale
+
+
+class Centre(NamedTuple):
+    """Shared state: where the workers are pulled."""
+
+    params: PyTree
+
+
+class Explorer(NamedTuple):
+    """A worker: a whole learner of its own.
+
+    Attributes:
+      shared: the learner's state.
+      local: its data and random keys.
+      pull: Float[], alpha.
+    """
+
+    shared: Any
+    local: PyTree
+    pull: jax.Array
+
+
+def elastic_averaging(method: Method, *, rate: float | jax.Array = 0.9, period: int = 1) -> Method:
+    """Every worker runs a synchronous learner of its own and exchanges an elastic force with the centre.
+
+    A message is d = alpha (x_i - centre), alpha = rate / W: the worker moves by -d, then learns for `period` updates;
+    the centre moves by d when the message arrives. Without gradients the sum of all x_i and the centre is conserved.
+
+    Args:
+      method: what each worker runs, with staleness 0; its view must be its parameters, as that of `sgd` and `a3c` is.
+      rate: beta, at least 0; 0 lets the workers go alone. Far above 1 it is unstable.
+      period: updates of a worker between two exchanges; at least 1.
+
+    Returns:
+      A Method with the metrics of `method`, each with an axis of `period` behind G. Groups add their forces.
+
+    Raises:
+      ValueError: a period below 1, or a rate below 0.
+      TypeError: a method whose view is not its parameters.
+
+    Example:
+      >>> import jax, optax, asyncjax as aj
+      >>> method = aj.elastic_averaging(aj.sgd(lambda w: 0.5 * w**2, 1.0, optimizer=optax.sgd(0.1)), period=4)
+      >>> result = aj.emulate(method, aj.schedules.round_robin(200, num_workers=4), jax.random.key(0))
+      >>> bool(abs(result.shared.params) < 0.01)
+      True
+
+    Source: Zhang, Choromanska and LeCun, Deep learning with elastic averaging SGD (2015), asynchronous EASGD; a
+    momentum optimizer makes it EAMSGD. There a worker meets the centre as it is; here, as it was
+    when its job began.
+    """
+    at_least(0.0, rate=rate)
+    at_least(1, period=period)
+
+    def init(key: jax.Array, num_workers: int) -> tuple[Centre, Explorer]:
+        shared, local = method.init(key, num_workers)
+        params = getattr(shared, "params", None)
+        if params is None or jax.tree.structure(method.view(shared)) != jax.tree.structure(params):
+            raise TypeError(
+                "elastic_averaging exchanges parameters, but this method's view is something else: use a method whose"
+                " view is its params, such as sgd or a3c."
+            )
+        copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_workers, *jnp.shape(x))), shared)
+        return Centre(params), Explorer(copies, local, jnp.full(num_workers, number(rate) / num_workers))
+
+    def learn(state: tuple[Any, PyTree], _: None) -> tuple[tuple[Any, PyTree], Metrics]:
+        shared, local = state
+        view = method.view(shared)
+        message, local, metrics = method.work(view, local)
+        alone = jax.tree.map(lambda x: x[None], (message, view))
+        shared, more = method.apply(shared, alone[0], Stale(alone[1], jnp.zeros(1, jnp.int32)))
+        return (shared, local), {**metrics, **more}
+
+    def work(centre: PyTree, worker: Explorer) -> tuple[PyTree, Explorer, Metrics]:
+        params = worker.shared.params
+        force = jax.tree.map(lambda x, c: like(worker.pull, x) * (x - c), params, centre)
+        moved = worker.shared._replace(params=jax.tree.map(jnp.subtract, params, force))
+        (shared, local), metrics = jax.lax.scan(learn, (moved, worker.local), length=period)
+        return force, Explorer(shared, local, worker.pull), metrics
+
+    def apply(centre: Centre, forces: PyTree, stale: Stale) -> tuple[Centre, Metrics]:
+        del stale
+        return Centre(jax.tree.map(lambda c, d: c + d.sum(0), centre.params, forces)), {}
+
+    return Method(init, lambda centre: centre.params, work, apply, method.policy)

@@ -1,0 +1,91 @@
+"""Networks of action values: a torso with LayerNorm and a linear head, dueling or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from asyncjax.environment import Discrete, Environment
+from asyncjax.method import PyTree
+from asyncjax.networks import dense, encode
+
+
+class QNetwork(nn.Module):
+    """Q(s, .) = W torso(s); dueling: Q(s, a) = V(s) + A(s, a) - mean_b A(s, b), with both heads on one torso.
+
+    Attributes:
+      num_actions: A.
+      torso: Float[...] -> Float[F].
+      dueling: a head for the state's value beside one for the actions' advantages.
+      num_values: the number of values of a discrete observation, which is fed one-hot; None for arrays.
+
+    Source: Wang et al., Dueling network architectures (2016), equation 9; there each head has its own hidden layer.
+    """
+
+    num_actions: int
+    torso: nn.Module
+    dueling: bool = False
+    num_values: int | None = None
+
+    @nn.compact
+    def __call__(self, observation: PyTree) -> jax.Array:
+        """An observation -> Float[A]."""
+        features = self.torso(encode(observation, self.num_values))
+        head = dense(self.num_actions, 1.0)(features)
+        return dense(1, 1.0)(features) + head - jnp.mean(head) if self.dueling else head
+
+
+class LayerNormMLP(nn.Module):
+    """Fully connected layers, each followed by LayerNorm and a relu."""
+
+    hidden: Sequence[int] = (64, 64)
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Float[F] -> Float[hidden[-1]]."""
+        for features in self.hidden:
+            x = nn.relu(nn.LayerNorm()(dense(features)(x)))
+        return x
+
+
+class LayerNormCNN(nn.Module):
+    """One 3x3 convolution and one linear layer, each followed by LayerNorm and a relu."""
+
+    channels: int = 16
+    hidden: int = 128
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Float[H, W, C] -> Float[hidden]."""
+        height, width, _ = x.shape
+        slices = [x[i : height - 2 + i, j : width - 2 + j] for i in range(3) for j in range(3)]
+        x = nn.relu(nn.LayerNorm()(dense(self.channels)(jnp.concatenate(slices, axis=-1))))
+        return nn.relu(nn.LayerNorm()(dense(self.hidden)(x.reshape(-1))))
+
+
+def q_network(env: Environment, dueling: bool = False) -> QNetwork:
+    """The default network of an environment: a CNN for images, an MLP for all else.
+
+    Args:
+      env: an environment with discrete actions.
+      dueling: see `QNetwork`.
+
+    Returns:
+      A flax module, observation -> Float[A].
+
+    Example:
+      >>> import jax
+      >>> from asyncjax.environment import make_env
+      >>> env = make_env("Breakout-MinAtar")
+      >>> network = q_network(env, dueling=True)
+      >>> _, observation = env.reset(jax.random.key(0))
+      >>> network.apply(network.init(jax.random.key(1), observation), observation).shape
+      (3,)
+    """
+    space = env.observation_space
+    image = len(getattr(space, "shape", ())) == 3
+    num_values = space.num_values if isinstance(space, Discrete) else None
+    return QNetwork(env.action_space.num_values, LayerNormCNN() if image else LayerNormMLP(), dueling, num_values)

@@ -1,0 +1,143 @@
+"""Synchronous solvers: loops over a model's sweeps, every one of which ends with a full residual."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from asyncjax.solvers.host import HostModel
+from asyncjax.solvers.model import Model
+from asyncjax.solvers.solution import Residual, Run
+
+_LARGE = 20_000  # states from which it can pay to put them in order
+
+
+def jacobi(model: Model, values: Any, run: Run) -> Residual:
+    """Value iteration, V <- TV, for all states at once."""
+    while True:
+        residual = model.improve(values)
+        if run.done(residual):
+            return residual
+        values = residual.values
+
+
+def modified_policy_iteration(
+    model: Model, values: Any, run: Run, *, sweeps: int = 50, accuracy: float = 0.1, patience: int | None = None
+) -> Residual:
+    """V <- T_pi^m (TV), pi greedy: one sweep for all actions, then cheap ones for the policy's only.
+
+    Where MacQueen's bounds allow it, values are shifted to the middle of them after both steps. m is
+    chosen as it goes: the policy is followed until its sweeps span less than `accuracy` of what the last
+    improvement did. Large problems in which information only creeps from state to state are
+    handed over to `gauss_seidel`.
+
+    Args:
+      model: the problem.
+      values: where to begin.
+      run: when to stop.
+      sweeps: the largest m; 1 is value iteration, and with accuracy=0 many are policy iteration.
+      accuracy: see above.
+      patience: hand over when so many more improvements seem to be needed; None: 30 on the host, where
+        there are many states, and never elsewhere.
+
+    Source: Puterman and Shin (1978); MacQueen (1966).
+    """
+    first, improvements = None, 0
+    if patience is None and isinstance(model, HostModel) and model.num_states > _LARGE:
+        patience = 30
+    while True:
+        residual = model.improve(values)
+        if run.done(residual):
+            return residual
+        improvements += 1
+        first = first or run.bound
+        if patience is not None and isinstance(model, HostModel) and improvements >= 8:
+            rate = np.log(first / run.bound) / improvements
+            if np.log(run.bound / run.tolerance) > patience * rate:
+                return gauss_seidel(model, residual.values, run, sweeps=10)
+        shift, span = run.certificate.shift, residual.high - residual.low
+        values = residual.values + shift(residual.low, residual.high)
+        if sweeps > 1:
+            values, low, high = model.evaluate(values, sweeps - 1, accuracy * span)
+            values = values + shift(low, high)
+
+
+def policy_iteration(model: Model, values: Any, run: Run) -> Residual:
+    """Each policy is evaluated to the accuracy that is asked for, then improved.
+
+    The evaluation iterates, because a factorization of scattered transitions would fill up.
+    """
+    fine = 0.1 * run.wanted
+    while True:
+        residual = model.improve(values)
+        if run.done(residual):
+            return residual
+        values, low, high = residual.values, -np.inf, np.inf
+        while high - low >= fine:
+            before = high - low
+            values, low, high = model.evaluate(values, 1000, fine)
+            values = values + run.certificate.shift(low, high)
+            if not high - low < before:  # as exact as rounding allows
+                break
+
+
+def gauss_seidel(model: HostModel, values: np.ndarray, run: Run, *, sweeps: int = 0) -> Residual:
+    """In-place sweeps over the states in the order in which information travels (`levels`), level by level.
+
+    Sweeps for all actions alternate with `sweeps` cheaper ones for the greedy policy's only. What a sweep
+    changes is no bound on anything, so when it is small a full residual decides.
+    """
+    values, wanted = model.put_in_order(values), run.wanted
+    while True:
+        change = model.improve_in_place(values)
+        if max(-change.low, change.high) <= wanted:
+            residual = model.improve(values)
+            if run.done(residual):
+                return residual
+            values, wanted = residual.values, wanted / 2
+        model.evaluate_in_place(values, sweeps)
+
+
+def anderson(model: Model, values: Any, run: Run, *, memory: int | None = 5) -> Residual:
+    """Anderson acceleration: the next values combine the last ones so that their residuals cancel best.
+
+    V <- sum_i c_i T V_i with c minimizing |sum_i c_i (T V_i - V_i)|_2, sum_i c_i = 1. Where that made the
+    residual larger, which the maximum in T can, the memory is dropped and a plain sweep is done: the best
+    residual so far never gets lost.
+
+    Args:
+      model: the problem.
+      values: where to begin.
+      run: when to stop.
+      memory: differences to keep; None for all: on a linear map of n states that is exact after n + 1 sweeps.
+
+    Source: Walker and Ni (2011); the safeguard is ours.
+    """
+    history: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=None if memory is None else memory + 1)
+    best, best_values = np.inf, values
+    while True:
+        residual = model.improve(values)
+        if run.done(residual):
+            return residual
+        size = residual.high - residual.low if run.certificate.closed else max(-residual.low, residual.high)
+        if size > best and len(history) > 1:
+            history.clear()
+            values = best_values
+            continue
+        if size <= best:
+            best, best_values = size, residual.values
+        new, old = (model.finish(x).astype(np.float64) for x in (residual.values, values))
+        history.append((new, new - old))
+        values = model.start(_combine(history))
+
+
+def _combine(history: deque[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    newest, residual = history[-1]
+    if len(history) == 1:
+        return newest
+    images, residuals = (np.stack(column, axis=1) for column in zip(*history, strict=True))
+    steps, changes = np.diff(images, axis=1), np.diff(residuals, axis=1)
+    weights = np.linalg.lstsq(changes, residual, rcond=None)[0]
+    return newest - steps @ weights

@@ -1,0 +1,159 @@
+"""What a solver returns, and the bounds that make it a certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+Certifies = Literal["values", "policy"]
+
+
+class Solution(NamedTuple):
+    """The answer, and how wrong it can be at most.
+
+    Attributes:
+      values: Float[S].
+      policy: Int[S], greedy with respect to the last values that were backed up.
+      bound: no value is further than this from the optimal one.
+      policy_bound: following the policy loses at most this much from any state.
+      certifies: which of the two bounds the tolerance was asked of.
+      converged: whether it was met; if not, rounding or a limit stopped the solver.
+      method: what computed it.
+      backups: single evaluations r(s, a) + discount sum P V.
+      sweeps: passes over all states, be it for all actions or for the policy's.
+      updates: new versions of the values.
+      seconds: run time without `compile_seconds`.
+      compile_seconds: preparation that depends on shapes only and happens once.
+    """
+
+    values: np.ndarray
+    policy: np.ndarray
+    bound: float
+    policy_bound: float
+    certifies: Certifies
+    converged: bool
+    method: str
+    backups: int
+    sweeps: int
+    updates: int
+    seconds: float
+    compile_seconds: float
+
+
+class Progress(NamedTuple):
+    """Where a solver stands: what a callback gets.
+
+    Attributes:
+      values: Float[S], the newest; `solve(..., initial=values)` continues from them.
+      bound: their certificate so far.
+      sweeps: passes over all states so far.
+      seconds: run time so far.
+    """
+
+    values: np.ndarray
+    bound: float
+    sweeps: int
+    seconds: float
+
+
+class Residual(NamedTuple):
+    """One full sweep V -> TV of one snapshot: what every bound is computed from.
+
+    Attributes:
+      values: TV.
+      low: min (TV - V).
+      high: max (TV - V).
+      scale: the largest absolute value in TV.
+    """
+
+    values: np.ndarray
+    low: float
+    high: float
+    scale: float
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """From residuals to bounds.
+
+    With horizon H = 1 / (1 - discount) (or, at discount 1, the longest expected time to the end) and
+    low <= TV - V <= high everywhere,
+
+        (H - 1) min(low, 0)  <=  V* - TV  <=  (H - 1) max(high, 0),
+
+    and where no episode ends, so that adding a constant to V adds discount times it to TV, also
+    without the minimum and the maximum (MacQueen 1966): then TV can be shifted into the middle. Both hold only for
+    residuals of one consistent snapshot, never for the differences of in-place or asynchronous sweeps.
+
+    Attributes:
+      horizon: H.
+      closed: whether every row of probabilities sums to 1.
+      rounding: the relative error of one backup in floating point.
+    """
+
+    horizon: float
+    closed: bool
+    rounding: float
+
+    def shift(self, low: float, high: float) -> float:
+        """What to add to TV."""
+        return (self.horizon - 1) * (low + high) / 2 if self.closed else 0.0
+
+    def bounds(self, residual: Residual) -> tuple[float, float]:
+        """Bounds on the error of the shifted values, and on the loss of the policy that attained the maximum."""
+        low, high = residual.low, residual.high
+        floor = self.floor(residual.scale)
+        if self.closed:
+            return (self.horizon - 1) * (high - low) / 2 + floor, (self.horizon - 1) * (high - low) + 2 * floor
+        low, high = min(low, 0.0), max(high, 0.0)
+        return (self.horizon - 1) * max(-low, high) + floor, (self.horizon - 1) * (high - low) + 2 * floor
+
+    def floor(self, scale: float) -> float:
+        """The bound that rounding allows: no sweep gets below it."""
+        return self.horizon * self.rounding * scale
+
+
+class Run:
+    """When a solver stops, and whom it tells how far it is.
+
+    Attributes:
+      bound: the certificate of the values so far.
+      policy_bound: that of the policy.
+      finished: whether to stop: the tolerance is met, or rounding or the time allows no more.
+    """
+
+    def __init__(
+        self,
+        certificate: Certificate,
+        tolerance: float,
+        certifies: Certifies,
+        expired: Callable[[], bool],
+        tell: Callable[[Residual, float], None],
+    ) -> None:
+        self.certificate, self.tolerance, self.certifies = certificate, tolerance, certifies
+        self.expired, self.tell = expired, tell
+        self.bound = self.policy_bound = np.inf
+        self.finished = False
+
+    def done(self, residual: Residual) -> bool:
+        """Takes note of a full residual; whether to stop at it."""
+        if not np.isfinite(residual.scale):
+            raise FloatingPointError("The values are not finite any more: the rewards are too large for their type.")
+        self.bound, self.policy_bound = self.certificate.bounds(residual)
+        self.tell(residual, self.bound)
+        exact = self.bound <= 2 * self.certificate.floor(residual.scale)
+        self.finished = self.converged or exact or self.expired()
+        return self.finished
+
+    @property
+    def converged(self) -> bool:
+        """Whether the tolerance is met."""
+        return (self.bound if self.certifies == "values" else self.policy_bound) <= self.tolerance
+
+    @property
+    def wanted(self) -> float:
+        """The size of a sweep's change at which a full residual is worth its time."""
+        return self.tolerance / self.certificate.horizon

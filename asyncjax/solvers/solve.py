@@ -1,0 +1,154 @@
+"""The answer to a Markov decision process, with a bound on its error."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from asyncjax.mdp import MDP, AnyMDP, FunctionMDP, check
+from asyncjax.solvers import methods
+from asyncjax.solvers.asynchronous import asynchronous
+from asyncjax.solvers.device import DeviceModel
+from asyncjax.solvers.horizon import longest_time
+from asyncjax.solvers.host import HostModel
+from asyncjax.solvers.model import Model
+from asyncjax.solvers.solution import Certificate, Certifies, Progress, Residual, Run, Solution
+
+MethodName = Literal["jacobi", "gauss_seidel", "modified_policy_iteration", "policy_iteration", "anderson", "async"]
+Backend = Literal["host", "jax"]
+
+METHODS: dict[str, Callable[..., Residual]] = {
+    "jacobi": methods.jacobi,
+    "gauss_seidel": methods.gauss_seidel,
+    "modified_policy_iteration": methods.modified_policy_iteration,
+    "policy_iteration": methods.policy_iteration,
+    "anderson": methods.anderson,
+    "async": asynchronous,
+}
+
+
+def solve(
+    mdp: AnyMDP,
+    discount: float,
+    *,
+    method: MethodName = "modified_policy_iteration",
+    tolerance: float = 1e-6,
+    certifies: Certifies = "values",
+    backend: Backend | None = None,
+    devices: Sequence[Any] | None = None,
+    initial: Any = None,
+    max_seconds: float = np.inf,
+    callback: Callable[[Progress], None] | None = None,
+    **options: Any,
+) -> Solution:
+    """Optimal values and policy of an MDP, with a certified bound on their error.
+
+    V* = T V*, (T V)(s) = max_a [r(s, a) + discount sum_s' P(s' | s, a) V(s')]; whatever the method, the bound
+    comes from one full residual of one snapshot, |V - V*| <= |TV - V| / (1 - discount), sharpened where that is valid.
+
+    Args:
+      mdp: arrays, or a `FunctionMDP`, whose successors are computed when they are needed.
+      discount: below 1, or 1 where every policy comes to an end.
+      method: jacobi (value iteration), gauss_seidel (in place, ordered by distance from the rewards),
+        modified_policy_iteration (the fast one), policy_iteration, anderson, or async (blocks from stale values).
+      tolerance: the error to be certified, in the unit of the values.
+      certifies: "values" asks it of the values, "policy" of what the policy loses.
+      backend: "host": compiled sparse products on the CPU, in the type of the arrays. "jax": compiled by XLA, in JAX's
+        default type. Without it "host", unless the problem is a function or there is an accelerator or `devices`.
+      devices: jax: divide the states among these.
+      initial: Float[S], where to begin, such as `Progress.values` of a run that was stopped.
+      max_seconds: stop after this time, with whatever bound holds then.
+      callback: called after every full residual.
+      **options: of the method: sweeps, accuracy (modified_policy_iteration), memory (anderson),
+        num_blocks, schedule (async).
+
+    Returns:
+      A Solution; `converged` is False where rounding or `max_seconds` stopped it above the tolerance.
+
+    Raises:
+      ValueError: a malformed MDP (the sentence names state and action), or a discount that it does not admit.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> solution = aj.solve(aj.mdp.forest(3), 0.9, tolerance=1e-8)
+      >>> solution.values.round(3), solution.policy, solution.bound <= 1e-8
+      (array([26.244, 29.484, 33.484]), array([0, 0, 0], dtype=int32), True)
+    """
+    _check_arguments(mdp, discount, method, tolerance, initial)
+    begin = time.perf_counter()
+    model, compile_seconds = _model(mdp, discount, method, backend, devices)
+
+    def seconds() -> float:
+        return time.perf_counter() - begin - compile_seconds
+
+    def tell(residual: Residual, bound: float) -> None:
+        if callback is not None:
+            callback(Progress(model.finish(residual.values), bound, model.sweeps, seconds()))
+
+    run = Run(_certificate(model), tolerance, certifies, lambda: seconds() > max_seconds, tell)
+    values = model.start(np.zeros(mdp.num_states) if initial is None else np.asarray(initial))
+    residual = METHODS[method](model, values, run, **options)
+    values = model.finish(residual.values) + run.certificate.shift(residual.low, residual.high)
+    return Solution(
+        values=values.astype(model.finish(residual.values).dtype),
+        policy=model.finish(model.policy),
+        bound=run.bound,
+        policy_bound=run.policy_bound,
+        certifies=certifies,
+        converged=run.converged,
+        method=method,
+        backups=model.backups,
+        sweeps=model.sweeps,
+        updates=model.updates,
+        seconds=seconds(),
+        compile_seconds=compile_seconds,
+    )
+
+
+def _check_arguments(mdp: AnyMDP, discount: float, method: str, tolerance: float, initial: Any) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method={method!r}: choose one of {', '.join(METHODS)}.")
+    if not tolerance > 0:
+        raise ValueError(f"tolerance={tolerance}: an error bound is positive, such as 1e-6.")
+    if initial is not None and np.shape(initial) != (mdp.num_states,):
+        raise ValueError(f"initial has shape {np.shape(initial)}; use ({mdp.num_states},), one value a state.")
+    if isinstance(mdp, MDP):
+        check(mdp, discount)
+    elif not 0 <= discount < 1:
+        raise ValueError(f"discount={discount}: for a function use one from 0 to below 1; `aj.mdp.tabulate` allows 1.")
+
+
+def _model(
+    mdp: AnyMDP, discount: float, method: str, backend: Backend | None, devices: Sequence[Any] | None
+) -> tuple[Model, float]:
+    """The model, and the seconds that compiling it took."""
+    if backend is None:
+        accelerated = devices is not None or jax.default_backend() != "cpu"
+        backend = "jax" if isinstance(mdp, FunctionMDP) or (accelerated and method != "gauss_seidel") else "host"
+    if backend == "host" and isinstance(mdp, MDP):
+        return HostModel(mdp, discount), 0.0
+    if backend == "host":
+        raise ValueError("backend='host' needs the arrays of an MDP: use `aj.mdp.tabulate`, or backend='jax'.")
+    if method == "gauss_seidel":
+        raise ValueError("method='gauss_seidel' sweeps in place, on the host only: use backend='host', or jacobi.")
+    begin = time.perf_counter()
+    model = DeviceModel(mdp, discount, devices)
+    model.compile()
+    return model, time.perf_counter() - begin
+
+
+def _certificate(model: Model) -> Certificate:
+    """What bounds a problem admits."""
+    mdp, rounding = model.mdp, model.epsilon
+    if isinstance(mdp, FunctionMDP):  # where its episodes end is not known
+        return Certificate(1 / (1 - model.discount), False, 8 * rounding)
+    possible = np.asarray(mdp.probability[:, 0]) > 0
+    for k in range(1, mdp.num_successors):
+        possible |= np.asarray(mdp.probability[:, k]) > 0
+    closed = bool((possible | np.isneginf(np.asarray(mdp.reward))).all())
+    horizon = 1 / (1 - model.discount) if model.discount < 1 else longest_time(mdp)
+    return Certificate(horizon, closed, (mdp.num_successors + 3) * rounding)

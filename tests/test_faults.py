@@ -1,0 +1,198 @@
+"""Edited and adversarial schedules: what they promise, on schedules of every kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+import asyncjax as aj
+from asyncjax import faults, schedules
+from tests.laws import KEY, assert_equal
+from tests.laws import schedules as well_formed
+
+DISCIPLINES: list[dict[str, Any]] = [
+    {},
+    {"group_size": 2},
+    {"group_size": 3, "wait": "next_version"},
+    {"bound": 1},
+    {"group_size": 4},
+]
+
+
+@st.composite
+def realizable(draw: st.DrawFn) -> aj.Schedule:
+    """What workers produce, ties and groups included."""
+    service = draw(
+        st.sampled_from([aj.service.constant(), aj.service.constant([1.0, 2.0, 1.5]), aj.service.pareto(2.0)])
+    )
+    discipline = draw(st.sampled_from(DISCIPLINES))
+    return schedules.from_service_times(service, 25, 3, jax.random.key(draw(st.integers(0, 9))), **discipline)
+
+
+EDITS: dict[str, Callable[[aj.Schedule], aj.Schedule]] = {
+    "drop": lambda s: faults.drop(s, 1),
+    "lost for a while": lambda s: faults.drop(s, [0, 2], 3.0, 6.0),
+    "slow": lambda s: faults.slow(s, [1.0, 4.0, 0.5]),
+    "pause": lambda s: faults.pause(s, 0, 2.0, 8.0),
+    "never returns": lambda s: faults.pause(s, [0, 1], 2.0),
+    "bursts": lambda s: faults.bursts(s, 2.5),
+    "storms": lambda s: faults.storms(s, KEY, calm=3.0, storm=2.0, factor=5.0),
+    "permute": lambda s: faults.permute(s, [2, 0, 1]),
+    "stretch": lambda s: faults.stretch(s, 3.0),
+    "maximal delay": lambda s: faults.maximal_delay(s, 4),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+@hypothesis.given(schedule=realizable(), timed=st.booleans())
+def test_edits_of_realizable_schedules_are_realizable(name: str, schedule: aj.Schedule, timed: bool) -> None:
+    edited = EDITS[name](schedule if timed else schedule._replace(time=None, begin=None, end=None))
+    assert schedules.is_realizable(edited)
+    assert edited.group_size == schedule.group_size
+    assert edited.num_updates <= schedule.num_updates
+    if edited.time is not None:
+        assert np.all(np.diff(edited.time) >= 0)
+
+
+NOTHING: dict[str, Callable[[aj.Schedule], aj.Schedule]] = {
+    "drop": lambda s: faults.drop(s, 0, 3.0, 3.0),
+    "slow": lambda s: faults.slow(s, 1.0),
+    "pause": lambda s: faults.pause(s, 0, 1e6, 2e6),
+    "permute": lambda s: faults.permute(s, range(s.num_workers)),
+    "stretch": lambda s: faults.stretch(s, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", NOTHING)
+@hypothesis.given(schedule=realizable(), timed=st.booleans())
+def test_edits_by_nothing_give_the_source_back(name: str, schedule: aj.Schedule, timed: bool) -> None:
+    source = schedule if timed else schedule._replace(time=None, begin=None, end=None)
+    assert_equal(NOTHING[name](source)[:2], source[:2])
+
+
+def test_edits_by_nothing_of_a_threaded_run() -> None:
+    from tests.laws import method
+
+    _, schedule = aj.run_threads(method("sgd"), KEY, num_workers=3, num_updates=20, group_size=2)
+    for edit in NOTHING.values():
+        assert_equal(edit(schedule)[:2], schedule[:2])
+
+
+@pytest.mark.parametrize("group_size", [1, 3])
+def test_slowing_a_record_is_the_record_of_slow_workers(group_size: int) -> None:
+    """Service times are random numbers times a mean, so that both share the random numbers."""
+    mean = [3.0, 1.0, 0.5, 1.0]
+
+    def schedule(mean: Any) -> aj.Schedule:
+        return schedules.from_service_times(aj.service.gamma(2.0, mean), 200, 4, KEY, group_size)
+
+    edited, expected = faults.slow(schedule(1.0), mean), schedule(mean)
+    length = min(edited.num_updates, expected.num_updates)
+    assert edited.time is not None
+    assert expected.time is not None
+    assert length > 60
+    assert_equal(schedules.cut(edited, 0, length)[:2], schedules.cut(expected, 0, length)[:2])
+    np.testing.assert_allclose(edited.time[:length], expected.time[:length])
+
+
+@hypothesis.given(schedule=well_formed(num_updates=12))
+def test_dropping_keeps_the_others_in_order(schedule: aj.Schedule) -> None:
+    hypothesis.assume(schedule.num_workers > 1)
+    edited = faults.drop(schedule, 1)
+    schedules.check(edited)
+    others = schedule.worker.ravel()[schedule.worker.ravel() != 1]
+    np.testing.assert_array_equal(edited.worker.ravel(), others[: edited.worker.size])
+    assert others.size - edited.worker.size < schedule.group_size
+
+
+def test_dropping_one_of_round_robin_is_a_smaller_round_robin() -> None:
+    edited = faults.drop(schedules.round_robin(30, 3), 2)
+    assert_equal(edited, schedules.round_robin(20, 2))
+
+
+def test_a_worker_that_stops_and_returns_brings_an_old_message() -> None:
+    schedule = schedules.from_service_times(aj.service.constant(1.0), 40, 4, KEY)
+    edited = faults.pause(schedule, 3, 2.5, 7.5)
+    stale = edited.staleness().ravel()
+    late = int(np.argmax(stale))
+    assert edited.worker[late, 0] == 3
+    assert stale[late] == 5 * 3  # five rounds of the three others
+    assert edited.end is not None
+    assert edited.end[late, 0] == 8.0
+
+
+def test_bursts_arrive_together() -> None:
+    schedule = schedules.from_service_times(aj.service.exponential(1.0), 60, 5, KEY)
+    edited = faults.bursts(schedule, 4.0)
+    assert edited.time is not None
+    np.testing.assert_array_equal(edited.time % 4.0, 0.0)
+    assert len(np.unique(edited.time)) < edited.num_updates / 2
+
+
+def test_storms_slow_all_workers_at_once() -> None:
+    schedule = schedules.from_service_times(aj.service.constant([1.0, 1.1, 1.2]), 600, 3, KEY)
+    edited = faults.storms(schedule, KEY, calm=20.0, storm=20.0, factor=10.0)
+    assert edited.end is not None
+    assert edited.begin is not None
+    took = (edited.end - edited.begin).ravel()
+    assert took.max() > 5
+    slow = took > 5
+    others = [slow[np.flatnonzero(slow) + i].mean() for i in (1, 2) if slow[-3:].sum() == 0]
+    assert all(share > 0.6 for share in others)
+    assert slow.mean() < 0.3
+
+
+@hypothesis.given(schedule=well_formed(), bound=st.integers(0, 5))
+def test_maximal_delay_is_bounded_realizable_and_maximal(schedule: aj.Schedule, bound: int) -> None:
+    edited = faults.maximal_delay(schedule, bound)
+    assert edited.staleness().max() <= bound
+    assert schedules.is_realizable(edited)
+    for t, g in np.ndindex(*edited.worker.shape):  # one version earlier breaks one of the two
+        if edited.staleness()[t, g] < bound and edited.read[t, g] > 0:
+            read = edited.read.copy()
+            read[t, g] -= 1
+            assert not schedules.is_realizable(edited._replace(read=read))
+
+
+@pytest.mark.parametrize("bound", [0, 1, 4])
+def test_adversaries(bound: int) -> None:
+    for schedule in (faults.sawtooth(30, bound), faults.laggard(30, 3, bound)):
+        assert schedules.is_realizable(schedule)
+        assert schedule.staleness().max() == bound
+    np.testing.assert_array_equal(faults.sawtooth(30, bound).staleness().ravel(), np.arange(30) % (bound + 1))
+    stale = faults.laggard(30, 3, bound).staleness().ravel()
+    np.testing.assert_array_equal(stale, np.where(np.arange(30) % (bound + 1) == bound, bound, 0))
+
+
+def test_a_recorded_trace_file_can_be_edited(tmp_path: Path) -> None:
+    schedules.save(schedules.from_service_times(aj.service.exponential(), 30, 3, KEY), tmp_path / "trace.npz")
+    edited = faults.pause(schedules.load(tmp_path / "trace.npz"), 1, 2.0, 5.0)
+    assert schedules.is_realizable(edited)
+
+
+@pytest.mark.parametrize(
+    ("edit", "sentence"),
+    [
+        (lambda s: faults.drop(s, 7), "worker=7: the schedule has the workers 0 to 2"),
+        (lambda s: faults.slow(s, [1.0, 2.0]), "one for each of the 3 workers"),
+        (lambda s: faults.slow(s, 0.0), "factor=0.0: give a positive number"),
+        (lambda s: faults.pause(s, 0, 3.0, 2.0), "a pause ends after it starts"),
+        (lambda s: faults.bursts(s, -1.0), "period=-1.0"),
+        (lambda s: faults.storms(s, KEY, 1.0, 1.0, 0.5), "factor=0.5: in a storm work takes longer"),
+        (lambda s: faults.permute(s, [0, 0, 1]), "name each worker 0 to 2 once"),
+        (lambda s: faults.maximal_delay(s, -1), "bound=-1: staleness is at least 0"),
+        (lambda s: faults.laggard(5, 1, 2), "besides the laggard there is at least one worker"),
+        (lambda s: faults.slow(schedules.fixed_delay(9, 3), 2.0), "no worker with one job at a time"),
+        (lambda s: faults.slow(s._replace(read={"w": s.read, "b": s.read}), 2.0), "torn reads"),
+    ],
+)
+def test_bad_input(edit: Callable[[aj.Schedule], Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        edit(schedules.from_service_times(aj.service.exponential(), 12, 3, KEY))

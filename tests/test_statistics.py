@@ -1,0 +1,68 @@
+"""Statistics of few seeds, against textbook values."""
+
+from __future__ import annotations
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from asyncjax import statistics
+
+
+def test_interquartile_mean() -> None:
+    ys = np.array([[0.0], [1.0], [2.0], [1000.0]])
+    middle, low, high = statistics.interquartile_mean(ys)
+    assert middle[0] == 1.5, "the lowest and the highest quarter do not count"
+    assert low[0] <= 1.5 <= high[0]
+    for value in statistics.interquartile_mean(np.full((5, 3), 7.0)):
+        np.testing.assert_array_equal(value, np.full(3, 7.0))
+
+
+@hypothesis.given(shift=st.floats(-100, 100), scale=st.floats(0.1, 10))
+def test_intervals_move_with_the_data(shift: float, scale: float) -> None:
+    ys = np.random.default_rng(0).normal(size=(12, 2))
+    plain, moved = statistics.interquartile_mean(ys, 50), statistics.interquartile_mean(scale * ys + shift, 50)
+    for x, y in zip(plain, moved, strict=True):
+        np.testing.assert_allclose(scale * x + shift, y, atol=1e-9)
+
+
+def test_the_bootstrap_interval_of_a_mean_is_the_normal_one_and_covers_as_often_as_it_says() -> None:
+    ys = np.random.default_rng(2).normal(size=(40, 300))  # 300 experiments of 40 seeds
+    low, high = statistics.bootstrap_interval(ys, lambda x: x.mean(0), level=0.9)
+    np.testing.assert_allclose(np.mean(high - low), 2 * 1.645 / np.sqrt(40), rtol=0.05)
+    assert 0.84 < np.mean((low < 0) & (high > 0)) < 0.94
+
+
+def test_pairs_resolve_what_independent_seeds_do_not() -> None:
+    rng = np.random.default_rng(2)
+    luck, noise = 10 * rng.normal(size=(2, 10))[0], rng.normal(size=10)
+    paired = statistics.paired_difference(luck + 1 + 0.1 * noise, luck)
+    alone = statistics.paired_difference(luck + 1 + 0.1 * noise, 10 * rng.normal(size=10))
+    assert paired.resolved
+    assert not alone.resolved
+    assert paired.low < 1.1
+    assert paired.high > 0.9
+
+
+def test_seeds_needed_is_the_textbook_number() -> None:
+    """For a standard deviation as large as the effect: (1.96 + 0.84)^2 = 7.85, so 8 pairs."""
+    differences = np.array([-1.0, 1.0]) / np.sqrt(2)
+    assert statistics.seeds_needed(differences, 1.0) == 8
+    assert statistics.seeds_needed(differences, 0.1) == 785
+    assert statistics.seeds_needed(np.zeros(5), 1.0) == 2
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: statistics.bootstrap_interval(np.zeros((0, 2))), "ys has no rows"),
+        (lambda: statistics.bootstrap_interval(np.zeros(3), level=95), "level=95: a probability"),
+        (lambda: statistics.paired_difference(np.zeros(3), np.zeros(4)), "rows are pairs"),
+        (lambda: statistics.seeds_needed(np.zeros(1), 1.0), "at least two seeds"),
+        (lambda: statistics.seeds_needed(np.zeros(3), 0.0), "effect=0.0: give the size"),
+    ],
+)
+def test_bad_input(call, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        call()

@@ -6,7 +6,7 @@ A network sees one unbatched observation; callers `vmap` it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import flax.linen as nn
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from asyncjax.environment import Discrete, Environment
 
 PyTree = Any
+Activation = Callable[[jax.Array], jax.Array]
 Core = Literal["gru", "lstm"]
 Head = Any  # of the policy: logits Float[A], or (mean Float[D], log_std Float[D])
 
@@ -29,26 +30,40 @@ def dense(features: int, scale: float = math.sqrt(2.0)) -> nn.Dense:
 
 
 class MLP(nn.Module):
-    """Fully connected layers with a tanh behind each."""
+    """Fully connected layers, with LayerNorm or not, and a tanh behind each.
+
+    Attributes:
+      hidden: the layers' sizes.
+      layer_norm: normalize before the activation.
+      activation: of every layer.
+    """
 
     hidden: Sequence[int] = (64, 64)
+    layer_norm: bool = False
+    activation: Activation = nn.tanh
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Float[F] -> Float[hidden[-1]]."""
         for features in self.hidden:
-            x = nn.tanh(dense(features)(x))
+            x = layer(x, features, self.layer_norm, self.activation)
         return x
 
 
 class MinAtarCNN(nn.Module):
-    """One 3x3 convolution and one linear layer, a relu behind each.
+    """One 3x3 convolution and one linear layer, with LayerNorm or not, and a relu behind each.
+
+    Attributes:
+      channels: of the convolution.
+      hidden: size of the linear layer.
+      layer_norm: normalize before the activations.
 
     Source: Young and Tian, MinAtar (2019), the network of their actor-critic.
     """
 
     channels: int = 16
     hidden: int = 128
+    layer_norm: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -57,8 +72,14 @@ class MinAtarCNN(nn.Module):
         # XLA's own convolution halves the speed of the whole update on a CPU.
         height, width, _ = x.shape
         slices = [x[i : height - 2 + i, j : width - 2 + j] for i in range(3) for j in range(3)]
-        x = nn.relu(dense(self.channels)(jnp.concatenate(slices, axis=-1)))
-        return nn.relu(dense(self.hidden)(x.reshape(-1)))
+        x = layer(jnp.concatenate(slices, axis=-1), self.channels, self.layer_norm, nn.relu)
+        return layer(x.reshape(-1), self.hidden, self.layer_norm, nn.relu)
+
+
+def layer(x: jax.Array, features: int, layer_norm: bool, activation: Activation) -> jax.Array:
+    """One linear layer of the module that calls it, normalized or not, and the activation."""
+    x = dense(features)(x)
+    return activation(nn.LayerNorm()(x) if layer_norm else x)
 
 
 class Heads(nn.Module):

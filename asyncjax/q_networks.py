@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from asyncjax.environment import Discrete, Environment
 from asyncjax.method import PyTree
-from asyncjax.networks import dense, encode
+from asyncjax.networks import MLP, MinAtarCNN, dense, encode
 
 
 class QNetwork(nn.Module):
@@ -38,34 +36,6 @@ class QNetwork(nn.Module):
         return dense(1, 1.0)(features) + head - jnp.mean(head) if self.dueling else head
 
 
-class LayerNormMLP(nn.Module):
-    """Fully connected layers, each followed by LayerNorm and a relu."""
-
-    hidden: Sequence[int] = (64, 64)
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Float[F] -> Float[hidden[-1]]."""
-        for features in self.hidden:
-            x = nn.relu(nn.LayerNorm()(dense(features)(x)))
-        return x
-
-
-class LayerNormCNN(nn.Module):
-    """One 3x3 convolution and one linear layer, each followed by LayerNorm and a relu."""
-
-    channels: int = 16
-    hidden: int = 128
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Float[H, W, C] -> Float[hidden]."""
-        height, width, _ = x.shape
-        slices = [x[i : height - 2 + i, j : width - 2 + j] for i in range(3) for j in range(3)]
-        x = nn.relu(nn.LayerNorm()(dense(self.channels)(jnp.concatenate(slices, axis=-1))))
-        return nn.relu(nn.LayerNorm()(dense(self.hidden)(x.reshape(-1))))
-
-
 def q_network(env: Environment, dueling: bool = False) -> QNetwork:
     """The default network of an environment: a CNN for images, an MLP for all else.
 
@@ -88,4 +58,5 @@ def q_network(env: Environment, dueling: bool = False) -> QNetwork:
     space = env.observation_space
     image = len(getattr(space, "shape", ())) == 3
     num_values = space.num_values if isinstance(space, Discrete) else None
-    return QNetwork(env.action_space.num_values, LayerNormCNN() if image else LayerNormMLP(), dueling, num_values)
+    torso = MinAtarCNN(layer_norm=True) if image else MLP(layer_norm=True, activation=nn.relu)
+    return QNetwork(env.action_space.num_values, torso, dueling, num_values)

@@ -71,8 +71,8 @@ def gradient_method(
     Returns:
       A Method with metrics `loss` and `grad_norm` (before clipping), Float[T, G], and those of the loss.
     """
-    tx = _promoting(optax.with_extra_args_support(optimizer))
-    fix = _promoting(optax.with_extra_args_support(optax.identity() if correction is None else correction))
+    tx = promoting(optax.with_extra_args_support(optimizer))
+    fix = promoting(optax.with_extra_args_support(optax.identity() if correction is None else correction))
 
     def init(key: jax.Array, num_workers: int) -> tuple[Learner, Any]:
         params_key, workers_key = jax.random.split(key)
@@ -146,7 +146,7 @@ def gradient_method(
     )
 
 
-def _promoting(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+def promoting(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
     """Lets optax mix integers and floats, as Adam's step count does, where a user forbids implicit promotion."""
 
     def standard(function: Callable[..., Any]) -> Callable[..., Any]:

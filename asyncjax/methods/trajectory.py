@@ -12,7 +12,7 @@ import optax
 from asyncjax import returns
 from asyncjax.actor_critic import Agent, collect, forward, start
 from asyncjax.method import Method, Metrics, PyTree, Stale
-from asyncjax.methods.gradient import _promoting, alone, only
+from asyncjax.methods.gradient import alone, only, promoting
 from asyncjax.rollout import Rollout, Trajectory, require_at_least_one
 from asyncjax.surrogates import average, ratio
 
@@ -76,7 +76,7 @@ def trajectory_method(
       `collect`, `prepare` and `loss`.
     """
     require_at_least_one(num_envs=num_envs, unroll_length=unroll_length, epochs=epochs, num_minibatches=num_minibatches)
-    tx = _promoting(optax.with_extra_args_support(optimizer))
+    tx = promoting(optax.with_extra_args_support(optimizer))
 
     def init(key: jax.Array, num_workers: int) -> tuple[Learner, Rollout]:
         params_key, workers_key, shuffle_key = jax.random.split(key, 3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from contextlib import suppress
 from typing import Any
 
 import jax
@@ -11,11 +11,15 @@ import numpy as np
 
 from asyncjax import schedules
 from asyncjax.emulate import emulate
-from asyncjax.method import Chunk, State
+from asyncjax.method import Chunk
 from asyncjax.methods.value_iteration import value_iteration
 from asyncjax.schedules import Schedule
 from asyncjax.solvers.model import Model
 from asyncjax.solvers.solution import Residual, Run
+
+
+class _FinishedError(Exception):
+    """Leaves the engine: the certificate is there."""
 
 
 def asynchronous(
@@ -26,6 +30,7 @@ def asynchronous(
     num_blocks: int = 8,
     schedule: Callable[[int], Schedule] | None = None,
     sweeps: int = 32,
+    max_updates: int = 1 << 17,
 ) -> Residual:
     """Runs `value_iteration` under a schedule; after every `sweeps` backups of each state a full residual decides.
 
@@ -34,25 +39,24 @@ def asynchronous(
       values: where to begin.
       run: when to stop.
       num_blocks: blocks of states, one for each worker.
-      schedule: number of updates -> schedule; longer ones begin with the shorter ones. Workers in turn
-        without it, each reading right after its own update.
+      schedule: number of updates -> schedule. Workers in turn without it, each reading right after its own update.
       sweeps: see above.
+      max_updates: the schedule's length; at its end the run stops with the bound it has.
     """
     num_blocks = min(num_blocks, model.num_states)
     method = value_iteration(model.mdp, model.discount, num_blocks=num_blocks, initial_values=model.finish(values))
-    schedule = schedule or partial(schedules.round_robin, num_workers=num_blocks)
-    key, state = jax.random.key(0), None
+    plan = schedule(max_updates) if schedule else schedules.round_robin(max_updates, num_blocks)
+    residual = None
 
-    def keep(chunk: Chunk) -> None:
-        nonlocal state
-        state = chunk.state
-
-    while True:
-        done = 0 if state is None else state.update
-        length = sweeps * num_blocks
-        emulate(method, schedule(done + length), key, state=state, callback=keep, chunk_size=length)
-        assert isinstance(state, State)
+    def certify(chunk: Chunk) -> None:
+        nonlocal residual
+        assert chunk.state is not None
         model.count(sweeps, model.num_actions, num_blocks)
-        residual = model.improve(model.start(np.asarray(state.shared.values)))
+        residual = model.improve(model.start(np.asarray(chunk.state.shared.values)))
         if run.done(residual):
-            return residual
+            raise _FinishedError
+
+    with suppress(_FinishedError):
+        emulate(method, plan, jax.random.key(0), callback=certify, chunk_size=sweeps * num_blocks)
+    assert residual is not None
+    return residual

@@ -86,8 +86,9 @@ def trajectory_method(
         return Learner(params, tx.init(params), shuffle_key, jnp.int32(0)), workers
 
     def work(params: PyTree, rollout: Rollout) -> tuple[Trajectory, Rollout, Metrics]:
-        log_prob = lambda pi, action: pi.log_prob(action)  # noqa: E731
-        rollout, trajectory, metrics = collect(agent, params, rollout, unroll_length, log_prob)
+        rollout, trajectory, metrics = collect(
+            agent, params, rollout, unroll_length, extra=lambda pi, action: pi.log_prob(action)
+        )
         return trajectory, rollout, metrics
 
     def apply(shared: Learner, messages: Trajectory, stale: Stale) -> tuple[Learner, Metrics]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from asyncjax.mdp.check import check_discount
-from asyncjax.mdp.core import MDP, AnyMDP, action_values, bellman
+from asyncjax.mdp.core import MDP, AnyMDP, bellman
 from asyncjax.method import Array, Method, Metrics, PyTree, Stale
 
 Number = float | jax.Array
@@ -186,8 +186,3 @@ def in_order(write: Callable[[PyTree, PyTree], PyTree], shared: PyTree, messages
 def distance(values: jax.Array, reference: Array) -> jax.Array:
     """The maximum norm ||V - reference||, Float[]."""
     return jnp.max(jnp.abs(values - jnp.asarray(reference).astype(values.dtype)))
-
-
-def greedy_policy(mdp: AnyMDP, values: Array, discount: Number) -> jax.Array:
-    """The policy that is greedy with respect to the values, Int[S]."""
-    return jnp.argmax(action_values(mdp, values, discount), axis=0)

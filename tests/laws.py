@@ -42,6 +42,8 @@ METHODS: dict[str, Callable[[], aj.Method]] = {
     "value iteration": lambda: aj.value_iteration(aj.mdp.garnet(0, 12, 3, 4), 0.9, num_leaves=3),
     "tabular q": lambda: aj.tabular_q(aj.mdp.garnet(0, 6, 2, 3), 0.9, unroll_length=2),
 }
+# The rows for the laws that compile many programs: what these find in an engine does not depend on the method.
+THOROUGH = ["sgd", "sgd, private optimizer", "sgd, corrected", "value iteration", "tabular q"]
 _built: dict[str, aj.Method] = {}
 
 

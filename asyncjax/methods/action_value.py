@@ -21,49 +21,23 @@ import numpy as np
 import optax
 
 from asyncjax import returns
+from asyncjax.actor_critic import has_memory
 from asyncjax.distributions import argmax
 from asyncjax.environment import Environment, make_env, require_discrete_actions
-from asyncjax.method import Method, Metrics, Policy, PyTree, Stale
-from asyncjax.methods.gradient import Learner, annealed, gradient_method
+from asyncjax.method import Method, Metrics, Policy, PyTree
+from asyncjax.methods.gradient import annealed, gradient_method
+from asyncjax.methods.target_network import Count, TargetView, with_target_network
 from asyncjax.q_networks import q_network
 from asyncjax.rollout import Rollout, Trajectory, init_rollout, next_values, require_at_least_one, unroll
 from asyncjax.traced import concrete
 
 Number = float | jax.Array
-Count = int | jax.Array
 Value = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+Loss = tuple[jax.Array, tuple["Worker", Metrics]]
 
 FINAL_EPSILONS, THEIR_PROBABILITIES = (0.1, 0.01, 0.5), (0.4, 0.3, 0.3)
 EVALUATION_EPSILON = 0.05
 OPEN = -1  # no action was chosen yet
-
-
-class QLearner(NamedTuple):
-    """Shared state: the fields of `Learner`, the target network and the environment frames of all workers so far.
-
-    Attributes:
-      params: the parameters.
-      opt_state: see `Learner`, like the next two.
-      correction_state: as there.
-      messages: as there.
-      target: like `params`; `()` without a target network.
-      frames: Int32[].
-    """
-
-    params: PyTree
-    opt_state: PyTree
-    correction_state: PyTree
-    messages: PyTree
-    target: PyTree
-    frames: jax.Array
-
-
-class View(NamedTuple):
-    """What a worker reads; see `QLearner`."""
-
-    params: PyTree
-    target: PyTree
-    frames: jax.Array
 
 
 class Worker(NamedTuple):
@@ -145,18 +119,17 @@ def action_value_method(
         It is what `value` gets for the last state; without `commit`, that is another draw.
 
     Returns:
-      A Method whose view is (params, target, frames).
+      A Method whose view is (params, target, frames), with the work metrics `episodes`, `return_sum`, `length_sum`,
+      `q_value`, `epsilon`, `loss` and `grad_norm`.
     """
     env = make_env(env)
     require_discrete_actions(env, "an action-value method")
     if network is not None and dueling:
-        raise ValueError(
-            "dueling=True is for the default network: build it into network=, or leave one of the two out."
-        )
-    net = q_network(env, dueling) if network is None else network
-    tx = default_optimizer() if optimizer is None else optimizer
+        raise ValueError("dueling=True is for the default network: build it into network=, or leave one of them out.")
     _check(num_envs, unroll_length, discount, lambda_, target_period, epsilon_frames, final_epsilon)
-    no_action = jnp.int32(OPEN) if commit else ()
+    net = q_network(env, dueling) if network is None else network
+    q_values: Callable[[PyTree, PyTree], jax.Array] = net.apply  # type: ignore[assignment]
+    tx = default_optimizer() if optimizer is None else optimizer
 
     def init_params(key: jax.Array) -> PyTree:
         init_key, reset_key = jax.random.split(key)
@@ -164,65 +137,25 @@ def action_value_method(
 
     def init_worker(key: jax.Array) -> Worker:
         rollout_key, epsilon_key = jax.random.split(key)
-        return Worker(
-            init_rollout(env, rollout_key, num_envs, no_action), draw_final_epsilon(epsilon_key, final_epsilon)
-        )
+        rollout = init_rollout(env, rollout_key, num_envs, jnp.int32(OPEN) if commit else ())
+        return Worker(rollout, draw_final_epsilon(epsilon_key, final_epsilon))
 
-    def collect(params: PyTree, epsilon: jax.Array, rollout: Rollout) -> tuple[Rollout, Trajectory, jax.Array, Metrics]:
-        """A segment, and the actions chosen in its `bootstrap_observation`, Int32[S, N]."""
+    def loss(target: PyTree, frames: jax.Array, params: PyTree, worker: Worker) -> Loss:
+        epsilon = exploration(worker.final_epsilon, frames, epsilon_frames)
+        # Acting and bootstrapping are not differentiated.
+        read = jax.lax.stop_gradient(params)
 
         def choose(observation: PyTree, noise: jax.Array) -> jax.Array:
-            return epsilon_greedy(net.apply(params, observation), noise, epsilon)
+            return epsilon_greedy(q_values(read, observation), noise, epsilon)
 
-        def act(chosen: PyTree, observation: PyTree, noise: jax.Array) -> tuple[PyTree, jax.Array, tuple]:
-            action = choose(observation, noise)
-            return no_action, jnp.where(chosen == OPEN, action, chosen) if commit else action, ()
+        rollout, trajectory, next_action, episodes = collect(env, choose, worker.rollout, unroll_length)
+        q, target_q = (partial(q_values, p) for p in (params, read if target_period is None else target))
+        one = partial(td_errors, q, target_q, value, discount, lambda_)
+        errors, q_taken = jax.vmap(one, in_axes=1)(trajectory, next_action)
+        metrics = {**episodes, "q_value": jnp.mean(q_taken), "epsilon": epsilon}
+        return 0.5 * jnp.mean(jnp.sum(jnp.square(errors), axis=1)), (worker._replace(rollout=rollout), metrics)
 
-        key, end_key, start_key = jax.random.split(rollout.key, 3)
-        rollout, trajectory, episodes = unroll(
-            env, act, rollout._replace(key=key), unroll_length, draw=draw_noise, initial_carry=no_action
-        )
-        shape = (len(jax.tree.leaves(trajectory.bootstrap_observation)[0]), num_envs)
-        next_action = jax.vmap(jax.vmap(choose))(trajectory.bootstrap_observation, draw_noise(end_key, shape))
-        if commit:
-            # After the end of an episode the next action belongs to another state than the one to bootstrap from.
-            fresh = jax.vmap(choose)(rollout.observation, draw_noise(start_key, (num_envs,)))
-            ended = trajectory.terminated[-1] | trajectory.truncated[-1]
-            rollout = rollout._replace(carry=jnp.where(ended, fresh, next_action[-1]))
-        return rollout, trajectory, next_action, episodes
-
-    def segment_loss(
-        params: PyTree, target: PyTree, trajectory: Trajectory, next_action: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """The loss of one environment's segment, summed over its T steps, and the mean of Q(s, a)."""
-
-        def q(params: PyTree, observation: PyTree) -> jax.Array:
-            return jax.vmap(partial(net.apply, params))(observation)
-
-        q_tm1, end = q(params, trajectory.observation), trajectory.bootstrap_observation
-        v_tm1 = jax.vmap(value)(q(target, trajectory.observation), q_tm1, trajectory.action)
-        v_end = jax.vmap(value)(q(target, end), q(params, end), next_action)
-        g = returns.lambda_returns(
-            trajectory.reward,
-            returns.discounts(trajectory.terminated, discount),
-            next_values(v_tm1, v_end, trajectory.truncated),
-            lambda_,
-            trajectory.truncated,
-        )
-        q_taken = jax.vmap(lambda q, action: q[action])(q_tm1, trajectory.action)
-        return 0.5 * jnp.sum(jnp.square(jax.lax.stop_gradient(g) - q_taken)), jnp.mean(q_taken)
-
-    def loss(target: PyTree, frames: jax.Array, params: PyTree, worker: Worker) -> tuple:
-        target = jax.lax.stop_gradient(params) if target_period is None else target
-        epsilon = exploration(worker.final_epsilon, frames, epsilon_frames)
-        # Acting is not differentiated: the loss evaluates the same parameters once more, in one large batch.
-        rollout, trajectory, next_action, episodes = collect(jax.lax.stop_gradient(params), epsilon, worker.rollout)
-        values, q_values = jax.vmap(segment_loss, (None, None, 1, 1))(params, target, trajectory, next_action)
-        metrics = {**episodes, "q_value": jnp.mean(q_values), "epsilon": epsilon}
-        return jnp.mean(values), (worker._replace(rollout=rollout), metrics)
-
-    def learner(target: PyTree = (), frames: PyTree = ()) -> Method:
-        """The gradient method of those who see this target network and so many frames."""
+    def learner(target: PyTree, frames: PyTree) -> Method:
         return gradient_method(
             init_params,
             init_worker,
@@ -234,31 +167,75 @@ def action_value_method(
             correction=correction,
         )
 
-    def init(key: jax.Array, num_workers: int) -> tuple[QLearner, PyTree]:
-        shared, workers = learner().init(key, num_workers)
-        return QLearner(*shared, () if target_period is None else shared.params, jnp.int32(0)), workers
-
-    def work(view: View, local: PyTree) -> tuple[PyTree, PyTree, Metrics]:
-        return learner(view.target, view.frames).work(view.params, local)
-
-    def apply(shared: QLearner, messages: PyTree, stale: Stale) -> tuple[QLearner, Metrics]:
-        *inner, target, before = shared
-        inner, metrics = learner().apply(Learner(*inner), messages, stale._replace(view=stale.view.params))
-        frames = before + jnp.int32(len(stale.staleness) * num_envs * unroll_length)
-        if target_period is not None:
-            period = jnp.asarray(target_period, jnp.int32)
-            due = frames // period > before // period
-            target = jax.tree.map(lambda new, old: jnp.where(due, new, old), inner.params, target)
-        return QLearner(*inner, target, frames), metrics
-
-    def act(view: View, carry: PyTree, observation: PyTree, key: jax.Array | None) -> tuple[jax.Array, PyTree]:
-        q = net.apply(view.params, observation)
+    def act(view: TargetView, carry: PyTree, observation: PyTree, key: jax.Array | None) -> tuple[jax.Array, PyTree]:
+        q = q_values(view.params, observation)
         return argmax(q) if key is None else epsilon_greedy(q, draw_noise(key), EVALUATION_EPSILON), carry
 
-    def view(shared: QLearner) -> View:
-        return View(shared.params, shared.target, shared.frames)
+    return with_target_network(learner, target_period, num_envs * unroll_length, Policy(tuple, act))
 
-    return Method(init, view, work, apply, Policy(tuple, act))
+
+def collect(
+    env: Environment, choose: Callable[[PyTree, jax.Array], jax.Array], rollout: Rollout, length: int
+) -> tuple[Rollout, Trajectory, jax.Array, Metrics]:
+    """A segment, and the actions chosen in its `bootstrap_observation`, Int32[S, N].
+
+    Where the rollout carries actions, it begins with those that are not OPEN, and carries the next ones afterwards.
+    """
+    commit = has_memory(rollout.carry)
+    after = jnp.int32(OPEN) if commit else ()
+    num_envs = len(rollout.episode_return)
+
+    def act(chosen: PyTree, observation: PyTree, noise: jax.Array) -> tuple[PyTree, jax.Array, tuple]:
+        action = choose(observation, noise)
+        return after, jnp.where(chosen == OPEN, action, chosen) if commit else action, ()
+
+    key, end_key, start_key = jax.random.split(rollout.key, 3)
+    rollout, trajectory, episodes = unroll(
+        env, act, rollout._replace(key=key), length, draw=draw_noise, initial_carry=after
+    )
+    shape = (len(jax.tree.leaves(trajectory.bootstrap_observation)[0]), num_envs)
+    next_action = jax.vmap(jax.vmap(choose))(trajectory.bootstrap_observation, draw_noise(end_key, shape))
+    if commit:
+        # After the end of an episode the next action belongs to another state than the one to bootstrap from.
+        fresh = jax.vmap(choose)(rollout.observation, draw_noise(start_key, (num_envs,)))
+        ended = trajectory.terminated[-1] | trajectory.truncated[-1]
+        rollout = rollout._replace(carry=jnp.where(ended, fresh, next_action[-1]))
+    return rollout, trajectory, next_action, episodes
+
+
+def td_errors(
+    q: Callable[[PyTree], jax.Array],
+    target_q: Callable[[PyTree], jax.Array],
+    value: Value,
+    discount: Number,
+    lambda_: Number,
+    trajectory: Trajectory,
+    next_action: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """G_t - Q(s_{t-1}, a_{t-1}) and Q(s_{t-1}, a_{t-1}) along one environment's segment, both Float[T].
+
+    Args:
+      q: observation -> Float[A], the network that learns.
+      target_q: observation -> Float[A], the network to bootstrap from.
+      value: see `action_value_method`.
+      discount: of future rewards per step.
+      lambda_: 0 looks one step ahead, 1 to the end of the segment.
+      trajectory: of one environment, [T, ...].
+      next_action: Int32[S], chosen in the bootstrap observations.
+    """
+    at, end = trajectory.observation, trajectory.bootstrap_observation
+    q_tm1 = jax.vmap(q)(at)
+    v_tm1 = jax.vmap(value)(jax.vmap(target_q)(at), q_tm1, trajectory.action)
+    v_end = jax.vmap(value)(jax.vmap(target_q)(end), jax.vmap(q)(end), next_action)
+    g = returns.lambda_returns(
+        trajectory.reward,
+        returns.discounts(trajectory.terminated, discount),
+        next_values(v_tm1, v_end, trajectory.truncated),
+        lambda_,
+        trajectory.truncated,
+    )
+    q_taken = jax.vmap(lambda q, action: q[action])(q_tm1, trajectory.action)
+    return jax.lax.stop_gradient(g) - q_taken, q_taken
 
 
 def draw_noise(key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:

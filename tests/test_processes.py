@@ -66,8 +66,7 @@ assert_equal(aj.emulate(run, schedule, KEY, num_workers=4), aj.replay(run, sched
 """
 
 
-@pytest.mark.parametrize("group_size", [1, 2])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "group_size"), [*((name, 1) for name in METHODS), ("sgd", 2), ("a3c", 2)])
 def test_without_fusion_emitters_emulate_is_replay_bit_for_bit(name: str, group_size: int) -> None:
     """Parameters, optimizer and worker states and metrics, over 200 updates; emulate then runs event by event."""
     run(EXACT, name, group_size, xla_flags=exact.FLAG)

@@ -18,8 +18,8 @@ from asyncjax.rollout import Rollout, Trajectory, require_at_least_one
 
 
 def default_optimizer() -> optax.GradientTransformation:
-    """What `optimizer=None` means."""
-    return optax.adam(3e-3)
+    """What `optimizer=None` means: Adam, whose step size falls from 3e-3 to 1e-4 over the first 500 updates."""
+    return optax.adam(optax.linear_schedule(3e-3, 1e-4, 500))
 
 
 def policy_gradient(
@@ -47,7 +47,8 @@ def policy_gradient(
 
     Args:
       env: an environment, or a gymnax id.
-      optimizer: any optax transformation; None is `default_optimizer()`, Adam with a step size of 3e-3.
+      optimizer: any optax transformation; None is `default_optimizer()`, Adam with a step size
+        that falls from 3e-3 to 1e-4 over 500 updates.
       num_envs: environments per worker, stepped together; at least 1.
       unroll_length: None plays whole episodes: every message holds one episode of each environment, begun anew,
         and takes as many steps as the environment's time limit, of which those after an episode's end count

@@ -146,9 +146,9 @@ MEASURES: dict[str, Measure] = {
 
 
 def watch(method: Method, names: Sequence[str]) -> Method:
-    """The same method, with more metrics of `apply`. It watches, and changes no bit of the run.
+    """The same method, with more metrics of `apply`, whose arithmetic is not touched.
 
-    Under `vmap` watched and unwatched runs may differ by rounding, as all programs there may.
+    XLA may fuse the measures with the update, and then the last bit of the run may differ, as between any two programs.
 
     Args:
       method: one whose shared state has `params` and whose view is those; "staleness" and "message_norm" do for any.
@@ -179,17 +179,7 @@ def watch(method: Method, names: Sequence[str]) -> Method:
     def apply(shared: Any, messages: PyTree, stale: Stale) -> tuple[Any, Metrics]:
         _check_parameters(method, shared, names)
         after, metrics = method.apply(shared, messages, stale)
-
-        def measure(*args: Any) -> Metrics:
-            return {name: MEASURES[name](*args) for name in names}
-
-        def nothing(*args: Any) -> Metrics:
-            return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measure, *args))
-
-        # Always true, which XLA can not know. It does not fuse across a condition, so that the watched program rounds as
-        # the unwatched one does.
-        happened = stale.staleness[0] >= 0
-        return after, {**metrics, **jax.lax.cond(happened, measure, nothing, shared, after, messages, stale)}
+        return after, {**metrics, **{name: MEASURES[name](shared, after, messages, stale) for name in names}}
 
     return method._replace(apply=apply)
 

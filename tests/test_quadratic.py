@@ -1,0 +1,51 @@
+"""The quadratic laboratory: every measurement lies on its closed form."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
+import quadratic
+
+
+def test_closed_forms_by_hand() -> None:
+    np.testing.assert_allclose(quadratic.stable_step([0, 1, 2, 3]), [2, 1, 0.618034, 0.445042], rtol=1e-6)
+    np.testing.assert_allclose(quadratic.rate([quadratic.fastest_step(2)], 2), 2 / 3, rtol=1e-4)
+    assert quadratic.stationary_variance(1.0, 0) == 1.0
+    path = quadratic.heavy_ball(0.5, 0.75, 3)
+    np.testing.assert_allclose(path[:3], [1.0, 0.5, 0.5 - 0.75 * 0.5 - 0.25 * 0.25])
+
+
+@pytest.fixture(scope="module")
+def arrays() -> dict[str, np.ndarray]:
+    parts = [quadratic.rates, quadratic.compensation, quadratic.gaps, quadratic.dana, quadratic.random_worker]
+    args = quadratic.Args(quick=True, updates=600, seeds=500)
+    return {name: np.asarray(value) for part in parts for name, value in part(args).items()}
+
+
+def test_rates_without_oscillation_and_with(arrays: dict[str, np.ndarray]) -> None:
+    delays = arrays["rate_delays"]
+    np.testing.assert_allclose(arrays["fastest_rate"], delays / (delays + 1), rtol=1e-4)
+    for delay, steps, measured in zip(delays, arrays["rate_steps"], arrays["rate"], strict=True):
+        np.testing.assert_allclose(measured, quadratic.rate(steps, delay), rtol=0.1)
+
+
+def test_a_random_worker_is_heavy_ball_in_the_mean(arrays: dict[str, np.ndarray]) -> None:
+    for n, path, (value, low, high) in zip(
+        arrays["workers"], arrays["mean_path"], arrays["implicit_momentum"], strict=True
+    ):
+        assert abs(path[1] - 0.5) < 1e-6, "the first step is a full one"
+        np.testing.assert_allclose(path, quadratic.heavy_ball(0.5, 1 - 1 / n, len(path) - 1), atol=0.12)
+        assert low - 0.02 <= 1 - 1 / n <= high + 0.02
+        assert abs(value - (1 - 1 / n)) < 0.03
+
+
+def test_corrections_do_what_their_papers_say(arrays: dict[str, np.ndarray]) -> None:
+    np.testing.assert_allclose(arrays["compensated_error"][0] / arrays["distance"][0] ** 2, 1.0, rtol=0.05)
+    np.testing.assert_allclose(arrays["gap"], arrays["gap_delays"] + 1, rtol=1e-5)
+    assert arrays["nesterov_gap"] < 1e-5
+    assert arrays["slim_gap"] < 1e-5

@@ -64,7 +64,7 @@ def gradient_method(
       max_grad_norm: a worker's gradient is scaled down to this global norm before it goes further.
       anneal_messages: number of messages, of all workers together, over which every step shrinks linearly to 0.
       correction: an optax transformation from `asyncjax.corrections`, applied to every message as it arrives. With
-        groups of one it is the same, bit for bit, as chaining it in front of a shared optimizer. A private
+        groups of one it is the same arithmetic as chaining it in front of a shared optimizer. A private
         optimizer's messages are updates, which it then scales or drops.
       policy: how the method acts, for evaluation.
 

@@ -4,6 +4,7 @@ from asyncjax.mdp.check import check
 from asyncjax.mdp.convert import from_arrays, from_rows, from_scipy, load, save, tabulate
 from asyncjax.mdp.core import MDP, AnyMDP, FunctionMDP, action_values, bellman, policy_backup
 from asyncjax.mdp.exact import exact_values, policy_values
+from asyncjax.mdp.functions import mountain_car, perishable_inventory
 from asyncjax.mdp.grids import frozen_lake, grid_world, sutton_barto
 from asyncjax.mdp.problems import (
     corridor,
@@ -36,6 +37,8 @@ __all__ = [
     "inventory",
     "load",
     "machine_replacement",
+    "mountain_car",
+    "perishable_inventory",
     "policy_backup",
     "policy_values",
     "random_walk",

@@ -109,7 +109,7 @@ def _improve(
         quality = action_values(_either(function, arrays), values, discount, states)
         return quality.max(axis=0), quality.argmax(axis=0).astype(jnp.int32)
 
-    new, policy = backup(None) if function is None else _in_chunks(backup, rows)
+    new, policy = backup(None) if function is None else _in_chunks(len(values), backup, rows)
     new, policy = (jax.lax.with_sharding_constraint(x, replicated)[: len(values)] for x in (new, policy))
     change = new - values
     return new, policy, (change.min(), change.max(), jnp.abs(new).max())
@@ -137,7 +137,7 @@ def _evaluate(
     def sweep(old: jax.Array) -> jax.Array:
         if function is not None:
             follow = partial(policy_backup, function)
-            new = _in_chunks(lambda part: follow(part[1], old, discount, part[0]), (rows, actions))
+            new = _in_chunks(len(old), lambda part: follow(part[1], old, discount, part[0]), (rows, actions))
         else:
             new = action_values(_either(function, arrays), old, discount)[0]
         return jax.lax.with_sharding_constraint(new, replicated)[: len(old)]
@@ -162,8 +162,8 @@ def _either(function: FunctionMDP | None, arrays: MDP | None) -> AnyMDP:
     return mdp
 
 
-def _in_chunks(backup: Any, rows: Any) -> Any:
+def _in_chunks(num_states: int, backup: Any, rows: Any) -> Any:
     """Maps over equal runs of states, one after the other."""
-    count = _chunks(len(jax.tree.leaves(rows)[0]))
+    count = _chunks(num_states)
     chunks = jax.tree.map(lambda x: x.reshape(count, -1), rows)
     return jax.tree.map(lambda x: x.reshape(-1), jax.lax.map(backup, chunks))

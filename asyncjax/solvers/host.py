@@ -58,11 +58,14 @@ class HostModel(Model):
         result[self.order] = values
         return result
 
-    def put_in_order(self, values: np.ndarray) -> np.ndarray:
-        """Renumbers the states level by level for in-place sweeps; returns the values so."""
+    def put_in_order(self, values: np.ndarray, limit: int | None = None) -> np.ndarray | None:
+        """Renumbers the states for sweeps level by level; the values so, or None if the levels are too many."""
         assert isinstance(self.mdp, MDP)
+        plan = levels(self.mdp, sources(self.mdp), limit)
+        if plan is None:
+            return None
         values = self.finish(values)
-        self.order, blocks = levels(self.mdp, sources(self.mdp))
+        self.order, blocks = plan
         self._load(reordered(self.mdp, self.order), blocks)
         return self.start(values)
 

@@ -18,7 +18,7 @@ def sources(mdp: MDP) -> np.ndarray:
     return np.flatnonzero(np.abs(best - usual) > 0.05 * np.abs(best - usual).max())
 
 
-def levels(mdp: MDP, first: np.ndarray) -> tuple[np.ndarray, list[Block]]:
+def levels(mdp: MDP, first: np.ndarray, limit: int | None = None) -> tuple[np.ndarray, list[Block]] | None:
     """States in breadth-first order against the direction of the transitions.
 
     A Gauss-Seidel sweep in this order carries the values of the first states to all others at once,
@@ -27,6 +27,7 @@ def levels(mdp: MDP, first: np.ndarray) -> tuple[np.ndarray, list[Block]]:
     Args:
       mdp: the problem.
       first: Int[n], the states of level 0.
+      limit: give up, with None, if there are more levels than this.
 
     Returns:
       Int[S], the states in order, and the runs of that order that are one level; what can not reach
@@ -50,6 +51,8 @@ def levels(mdp: MDP, first: np.ndarray) -> tuple[np.ndarray, list[Block]]:
     parent = position[predecessor[order[1:]]]  # never decreases: a level's parents are the level before
     cuts = [0, 1]
     while cuts[-1] < len(order):
+        if limit is not None and len(cuts) > limit:
+            return None
         cuts.append(1 + int(np.searchsorted(parent, cuts[-1])))
     unreached = np.setdiff1d(np.arange(num_states), order, assume_unique=True)
     ends = [cut - 1 for cut in cuts[1:]] + ([num_states] if unreached.size else [])

@@ -12,6 +12,8 @@ from asyncjax.solvers.model import Model
 from asyncjax.solvers.solution import Residual, Run
 
 _LARGE = 20_000  # states from which it can pay to put them in order
+_LEVEL = 50  # and of each level: fewer are too little work for a step of a Python loop
+_STALLED = 10  # sweeps
 
 
 def jacobi(model: Model, values: Any, run: Run) -> Residual:
@@ -40,12 +42,12 @@ def modified_policy_iteration(
       sweeps: the largest m; 1 is value iteration, and with accuracy=0 many are policy iteration.
       accuracy: see above.
       patience: hand over when so many more improvements seem to be needed; None: 30 on the host, where
-        there are many states, and never elsewhere.
+        there are many states and episodes end, and never elsewhere: sweeps in place can not be shifted.
 
     Source: Puterman and Shin (1978); MacQueen (1966).
     """
     first, improvements = None, 0
-    if patience is None and isinstance(model, HostModel) and model.num_states > _LARGE:
+    if patience is None and isinstance(model, HostModel) and model.num_states > _LARGE and not run.certificate.closed:
         patience = 30
     while True:
         residual = model.improve(values)
@@ -56,7 +58,10 @@ def modified_policy_iteration(
         if patience is not None and isinstance(model, HostModel) and improvements >= 8:
             rate = np.log(first / run.bound) / improvements
             if np.log(run.bound / run.tolerance) > patience * rate:
-                return gauss_seidel(model, residual.values, run, sweeps=10)
+                values = model.put_in_order(residual.values, limit=model.num_states // _LEVEL)
+                if values is not None:
+                    return _in_order(model, values, run, sweeps=10)
+                patience = None
         shift, span = run.certificate.shift, residual.high - residual.low
         values = residual.values + shift(residual.low, residual.high)
         if sweeps > 1:
@@ -89,7 +94,13 @@ def gauss_seidel(model: HostModel, values: np.ndarray, run: Run, *, sweeps: int 
     Sweeps for all actions alternate with `sweeps` cheaper ones for the greedy policy's only. What a sweep
     changes is no bound on anything, so when it is small a full residual decides.
     """
-    values, wanted = model.put_in_order(values), run.wanted
+    ordered = model.put_in_order(values)
+    assert ordered is not None
+    return _in_order(model, ordered, run, sweeps)
+
+
+def _in_order(model: HostModel, values: np.ndarray, run: Run, sweeps: int) -> Residual:
+    wanted = run.wanted
     while True:
         change = model.improve_in_place(values)
         if max(-change.low, change.high) <= wanted:
@@ -103,9 +114,9 @@ def gauss_seidel(model: HostModel, values: np.ndarray, run: Run, *, sweeps: int 
 def anderson(model: Model, values: Any, run: Run, *, memory: int | None = 5) -> Residual:
     """Anderson acceleration: the next values combine the last ones so that their residuals cancel best.
 
-    V <- sum_i c_i T V_i with c minimizing |sum_i c_i (T V_i - V_i)|_2, sum_i c_i = 1. Where that made the
-    residual larger, which the maximum in T can, the memory is dropped and a plain sweep is done: the best
-    residual so far never gets lost.
+    V <- sum_i c_i T V_i with c minimizing |sum_i c_i (T V_i - V_i)|_2, sum_i c_i = 1. With the maximum in T that can go
+    wrong: after ten sweeps without a smaller residual the memory is dropped, and a plain sweep from the best values
+    makes one.
 
     Args:
       model: the problem.
@@ -116,18 +127,19 @@ def anderson(model: Model, values: Any, run: Run, *, memory: int | None = 5) -> 
     Source: Walker and Ni (2011); the safeguard is ours.
     """
     history: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=None if memory is None else memory + 1)
-    best, best_values = np.inf, values
+    best, best_values, since = np.inf, values, 0
     while True:
         residual = model.improve(values)
         if run.done(residual):
             return residual
         size = residual.high - residual.low if run.certificate.closed else max(-residual.low, residual.high)
-        if size > best and len(history) > 1:
+        since += 1
+        if size < best:
+            best, best_values, since = size, residual.values, 0
+        if since >= _STALLED:
             history.clear()
-            values = best_values
+            values, since = best_values, 0
             continue
-        if size <= best:
-            best, best_values = size, residual.values
         new, old = (model.finish(x).astype(np.float64) for x in (residual.values, values))
         history.append((new, new - old))
         values = model.start(_combine(history))

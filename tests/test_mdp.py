@@ -1,0 +1,174 @@
+"""Tabular problems: known values, conversions that lose nothing, and errors that say where."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import asyncjax as aj
+from asyncjax.mdp import MDP
+
+PROBLEMS = {
+    "two_state": aj.mdp.two_state(),
+    "forest": aj.mdp.forest(5),
+    "garnet": aj.mdp.garnet(0, 12, 3, 4),
+    "sutton_barto": aj.mdp.sutton_barto(),
+    "frozen_lake": aj.mdp.frozen_lake(),
+    "grid": aj.mdp.grid_world(["..#", ".HG"], step_reward=-0.1),
+    "corridor": aj.mdp.corridor(6),
+    "cycle": aj.mdp.cycle(4),
+    "random_walk": aj.mdp.random_walk(5, num_actions=2),
+    "machine": aj.mdp.machine_replacement(),
+    "inventory": aj.mdp.inventory(),
+    "mountain_car": aj.mdp.tabulate(aj.mdp.mountain_car(9, 8)),
+    "perishable": aj.mdp.tabulate(aj.mdp.perishable_inventory(max_order=3, max_demand=12)),
+}
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_exact_values_are_the_fixed_point(name):
+    mdp = aj.mdp.check(PROBLEMS[name], 0.9)
+    values = aj.mdp.exact_values(mdp, 0.9)
+    quality = mdp.reward + 0.9 * (mdp.probability * values[mdp.successor]).sum(axis=1)
+    np.testing.assert_allclose(values, quality.max(axis=0), rtol=0, atol=1e-10)
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(aj.mdp.bellman(mdp, values, 0.9), values, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("mdp", "discount", "states", "expected"),
+    [
+        (aj.mdp.forest(3, r1=4.0, r2=2.0, p=0.1), 0.9, [0, 1, 2], [26.244, 29.484, 33.484]),
+        (aj.mdp.two_state(), 0.9, [0, 1], [42.4418604651, 36.0465116279]),
+        (aj.mdp.frozen_lake("4x4"), 0.99, [0], [0.54202593]),
+        (aj.mdp.sutton_barto(), 0.9, [1], [24.419428]),
+        (aj.mdp.random_walk(5), 1.0, [1, 2, 3, 4, 5], np.arange(1, 6) / 6),
+        (aj.mdp.corridor(4), 0.5, [0, 1, 2, 3], [0.125, 0.25, 0.5, 1.0]),
+        (aj.mdp.cycle(3, reward=2.0), 0.75, [0, 1, 2], [8.0, 8.0, 8.0]),
+    ],
+)
+def test_values_of_the_literature(mdp, discount, states, expected):
+    np.testing.assert_allclose(aj.mdp.exact_values(mdp, discount)[states], expected, rtol=0, atol=1e-6)
+
+
+def test_inventory_has_putermans_rewards():
+    expected = [[0, 5, 6, 5], [-1, 0, -1, -np.inf], [-2, -3, -np.inf, -np.inf], [-5, -np.inf, -np.inf, -np.inf]]
+    np.testing.assert_allclose(aj.mdp.inventory().reward, expected)
+
+
+def test_frozen_lake_slips_like_gymnasium():
+    gymnasium = pytest.importorskip("gymnasium")
+    for name in ("4x4", "8x8"):
+        table = gymnasium.make("FrozenLake-v1", map_name=name).unwrapped.P
+        mdp = aj.mdp.frozen_lake(name)
+        for state, action in np.ndindex(mdp.num_states, 4):
+            ours = np.zeros(mdp.num_states)
+            np.add.at(ours, mdp.successor[action, :, state], mdp.probability[action, :, state])
+            if table[state][action][0][3] and len(table[state][action]) == 1:
+                assert not ours.any()  # terminal: Gymnasium loops for ever, here the episode has ended
+                continue
+            theirs, reward = np.zeros(mdp.num_states), 0.0
+            for probability, successor, payment, _ in table[state][action]:
+                theirs[successor] += probability
+                reward += probability * payment
+            np.testing.assert_allclose(ours, theirs)
+            np.testing.assert_allclose(mdp.reward[action, state], reward)
+
+
+def test_mountain_car_moves_like_gymnasium_on_average():
+    env = pytest.importorskip("gymnasium").make("MountainCar-v0").unwrapped
+    mdp, (height, width) = aj.mdp.tabulate(aj.mdp.mountain_car(19, 15)), (19, 15)
+    positions, velocities = np.linspace(-1.2, 0.6, height), np.linspace(-0.07, 0.07, width)
+    for row, column, action in np.ndindex(height, width, 3):
+        if positions[row] >= 0.5:
+            continue
+        env.reset()
+        env.state = np.array([positions[row], velocities[column]])
+        arrived = env.step(action)[0]
+        successor, weight = (x[action, :, row * width + column] for x in (mdp.successor, mdp.probability))
+        mean = weight @ positions[successor // width], weight @ velocities[successor % width]
+        np.testing.assert_allclose(mean, arrived, atol=1e-6)
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_conversions_lose_nothing(seed):
+    mdp = aj.mdp.garnet(seed, 7, 2, 3)
+    dense = np.zeros((2, 7, 7))
+    for action, state in np.ndindex(2, 7):
+        dense[action, state, mdp.successor[action, :, state]] = mdp.probability[action, :, state]
+    again = aj.mdp.from_arrays(dense, mdp.reward)
+    np.testing.assert_array_equal(aj.mdp.exact_values(again, 0.9), aj.mdp.exact_values(mdp, 0.9))
+
+
+def test_files_keep_every_bit(tmp_path):
+    mdp = aj.mdp.inventory()
+    aj.mdp.save(mdp, tmp_path / "mdp.npz")
+    for before, after in zip(mdp, aj.mdp.load(tmp_path / "mdp.npz"), strict=True):
+        np.testing.assert_array_equal(before, after)
+    np.savez(tmp_path / "other.npz", reward=mdp.reward)
+    with pytest.raises(ValueError, match="no 'successor'"):
+        aj.mdp.load(tmp_path / "other.npz")
+
+
+def test_bellman_of_some_states_under_jit_and_vmap():
+    mdp, states = aj.mdp.garnet(1, 12, 3, 4), jnp.array([3, 0, 11])
+    batch = jax.random.normal(jax.random.key(0), (2, 12))
+    some = jax.jit(jax.vmap(lambda v: aj.mdp.bellman(mdp, v, 0.9, states)))(batch)
+    whole = jnp.stack([aj.mdp.bellman(mdp, v, 0.9) for v in batch])
+    np.testing.assert_allclose(some, whole[:, states], rtol=1e-6)
+    policy = aj.mdp.action_values(mdp, batch[0], 0.9).argmax(axis=0)
+    np.testing.assert_allclose(aj.mdp.policy_backup(mdp, policy, batch[0], 0.9), whole[0], rtol=1e-6)
+
+
+def broken(**change):
+    """The two-state problem with one entry changed: name=(index, value)."""
+    arrays = {name: np.array(array) for name, array in aj.mdp.two_state()._asdict().items()}
+    for name, (index, value) in change.items():
+        arrays[name][index] = value
+    return MDP(**arrays)
+
+
+@pytest.mark.parametrize(
+    ("mdp", "sentence"),
+    [
+        (broken(probability=((1, 0, 1), 0.9)), "state 1, action 1: its probabilities sum to 1.8"),
+        (broken(probability=((0, 1, 0), -0.5)), "state 0, action 0: successor 1 has probability -0.5"),
+        (broken(probability=((0, 1, 0), np.nan)), "state 0, action 0: successor 1 has probability nan"),
+        (broken(successor=((0, 1, 1), 2)), "state 1, action 0: successor 1 is state 2, outside the 2 states"),
+        (broken(reward=((1, 0), np.nan)), "state 0, action 1: its reward is nan"),
+        (broken(reward=((1, 0), np.inf)), "state 0, action 1: its reward is inf"),
+        (broken(reward=((slice(None), 1), -np.inf)), "state 1 has no action"),
+        (aj.mdp.two_state()._replace(reward=np.zeros((2, 3))), "use \\[A, S\\], \\[A, K, S\\]"),
+    ],
+)
+def test_malformed_problems_are_refused_by_state_and_action(mdp, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        aj.mdp.check(mdp)
+    with pytest.raises(ValueError, match=sentence):
+        aj.solve(mdp, 0.9)
+
+
+def test_types_are_checked():
+    with pytest.raises(TypeError, match="successor has type float64; use integers"):
+        aj.mdp.check(aj.mdp.two_state()._replace(successor=np.zeros((2, 2, 2))))
+
+
+@pytest.mark.parametrize(
+    ("mdp", "discount", "sentence"),
+    [
+        (aj.mdp.forest(3), 1.0, "from state 0 some policy never comes to an end"),
+        (aj.mdp.grid_world(["..G"]), 1.0, "from state 0 some policy never comes to an end"),
+        (aj.mdp.forest(3), 1.1, "discount=1.1"),
+        (aj.mdp.forest(3), -0.1, "discount=-0.1"),
+    ],
+)
+def test_a_discount_without_values_is_refused(mdp, discount, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        aj.mdp.check(mdp, discount)
+
+
+def test_problems_that_always_end_need_no_discount():
+    aj.mdp.check(aj.mdp.random_walk(5), 1.0)
+    aj.mdp.check(aj.mdp.corridor(5), 1.0)

@@ -1,0 +1,273 @@
+"""Solvers: every bound holds, every method ends at the same values, rules that certify nothing are shown not to."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import asyncjax as aj
+from asyncjax.mdp import MDP, FunctionMDP
+from asyncjax.solvers.host import HostModel
+from asyncjax.solvers.levels import levels, reordered
+from asyncjax.solvers.solution import Certificate, Residual
+from asyncjax.solvers.solve import METHODS
+
+PROBLEMS = {
+    "forest": (aj.mdp.forest(12), 0.95),
+    "garnet": (aj.mdp.garnet(0, 12, 3, 4), 0.95),
+    "frozen_lake": (aj.mdp.frozen_lake(), 0.95),
+    "inventory": (aj.mdp.inventory(), 0.95),
+    "random_walk": (aj.mdp.random_walk(10), 1.0),
+}
+SYNCHRONOUS = [name for name in METHODS if name != "async"]
+
+
+def error(solution, mdp, discount):
+    return np.abs(solution.values - aj.mdp.exact_values(mdp, discount)).max()
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("method", SYNCHRONOUS)
+def test_every_method_reaches_the_exact_values(method, problem):
+    mdp, discount = PROBLEMS[problem]
+    solution = aj.solve(mdp, discount, method=method, tolerance=1e-10)
+    assert solution.converged
+    assert solution.bound <= 1e-10
+    # The bound allows for rounding, and so do the linear solves that it is compared with.
+    assert error(solution, mdp, discount) <= solution.bound + 1e-13
+    loss = aj.mdp.exact_values(mdp, discount) - aj.mdp.policy_values(mdp, solution.policy, discount)
+    assert loss.max() <= solution.policy_bound + 1e-13
+    assert solution.backups >= solution.sweeps * mdp.num_states
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "gauss_seidel"])
+def test_the_compiled_backend_in_float32(method):
+    mdp, discount = PROBLEMS["garnet"]
+    solution = aj.solve(mdp, discount, method=method, tolerance=1e-2, backend="jax")
+    assert solution.values.dtype == np.float32
+    assert solution.converged
+    assert error(solution, mdp, discount) <= solution.bound
+
+
+def test_the_compiled_backend_in_float64():
+    mdp, discount = PROBLEMS["frozen_lake"]
+    with jax.enable_x64(True):
+        solution = aj.solve(mdp, discount, tolerance=1e-10, backend="jax")
+    assert solution.values.dtype == np.float64
+    assert error(solution, mdp, discount) <= solution.bound <= 1e-10
+
+
+def test_arrays_in_float32_are_solved_in_float32():
+    mdp = MDP(*(np.asarray(x, np.float32) if x.dtype == np.float64 else x for x in PROBLEMS["garnet"][0]))
+    solution = aj.solve(mdp, 0.95, tolerance=1e-2)
+    assert solution.values.dtype == np.float32
+    assert error(solution, mdp, 0.95) <= solution.bound <= 1e-2
+
+
+def test_what_rounding_does_not_allow_is_not_claimed():
+    solution = aj.solve(PROBLEMS["garnet"][0], 0.95, tolerance=1e-12, backend="jax")
+    assert not solution.converged
+    assert error(solution, *PROBLEMS["garnet"]) <= solution.bound
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    discount=st.sampled_from([0.5, 0.9, 0.99]),
+    ends=st.booleans(),
+    scale=st.sampled_from([1e-3, 1.0, 1e3]),
+)
+def test_bounds_hold_for_any_snapshot(seed, discount, ends, scale):
+    mdp = aj.mdp.garnet(seed, 8, 2, 3)
+    if ends:
+        mdp.probability[:, :, 3] = 0.0
+    values = scale * np.random.default_rng(seed).standard_normal(8)
+    residual = HostModel(mdp, discount).improve(values)
+    certificate = Certificate(1 / (1 - discount), not ends, 7 * 2.0**-52)
+    bound, policy_bound = certificate.bounds(residual)
+    shifted = residual.values + certificate.shift(residual.low, residual.high)
+    exact = aj.mdp.exact_values(mdp, discount)
+    assert np.abs(shifted - exact).max() <= bound
+    policy = (mdp.reward + discount * (mdp.probability * values[mdp.successor]).sum(axis=1)).argmax(axis=0)
+    assert (exact - aj.mdp.policy_values(mdp, policy, discount)).max() <= policy_bound
+
+
+def test_differences_of_in_place_sweeps_bound_nothing():
+    violated = 0
+    for seed in range(100):
+        mdp, values = aj.mdp.garnet(seed, 8, 2, 3), np.zeros(8)
+        model = HostModel(mdp, 0.9)
+        model.blocks = [(state, state + 1) for state in range(8)]
+        for _ in range(3):
+            change = model.improve_in_place(values)
+        certificate = Certificate(10.0, True, 0.0)
+        shifted = values + certificate.shift(change.low, change.high)
+        bound, _ = certificate.bounds(Residual(values, change.low, change.high, 0.0))
+        violated += np.abs(shifted - aj.mdp.exact_values(mdp, 0.9)).max() > bound
+    assert violated > 30
+
+
+def test_small_local_changes_bound_nothing():
+    """A worker alone on its states sees no change any more while the others never moved: local quiet is no stop."""
+    mdp = aj.mdp.garnet(0, 10, 2, 4)
+    model, values = HostModel(mdp, 0.999), np.zeros(10)
+    model.blocks = [(0, 5)]
+    for _ in range(20_000):
+        change = model.improve_in_place(values)
+    assert max(change.high, -change.low) < 1e-9
+    assert np.abs(values - aj.mdp.exact_values(mdp, 0.999)).max() > 1
+
+
+def test_span_certifies_the_policy_but_not_unshifted_values():
+    mdp, values = aj.mdp.forest(3), np.zeros(3)
+    model = HostModel(mdp, 0.96)
+    residual = model.improve(values)
+    while residual.high - residual.low >= 1e-3:
+        residual = model.improve(residual.values)
+    exact = aj.mdp.exact_values(mdp, 0.96)
+    np.testing.assert_allclose(aj.mdp.policy_values(mdp, model.policy, 0.96), exact, rtol=1e-12)
+    assert np.abs(residual.values - exact).max() > 1
+    shift = Certificate(25.0, True, 0.0).shift(residual.low, residual.high)
+    assert np.abs(residual.values + shift - exact).max() <= 24 * 1e-3
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_modified_policy_iteration_with_one_sweep_is_value_iteration(seed):
+    mdp = aj.mdp.garnet(seed, 12, 3, 4)
+    mdp.probability[:, :, 0] = 0.0  # an end, so that nothing is shifted
+    one = aj.solve(mdp, 0.9, sweeps=1)
+    jacobi = aj.solve(mdp, 0.9, method="jacobi")
+    np.testing.assert_array_equal(one.values, jacobi.values)
+    assert one.sweeps == jacobi.sweeps
+
+
+def test_jacobi_on_constant_rewards_is_the_geometric_sum():
+    mdp, values, model = aj.mdp.cycle(4), np.zeros(4), HostModel(aj.mdp.cycle(4), 0.9)
+    for k in range(1, 30):
+        values = model.improve(values).values
+        np.testing.assert_allclose(values, (1 - 0.9**k) / 0.1, rtol=1e-13)
+    # and one shift is exact
+    assert aj.solve(mdp, 0.9).sweeps == 1
+
+
+@pytest.mark.parametrize(("first", "sweeps"), [(range(6), 6), (range(5, -1, -1), 1)])
+def test_gauss_seidel_on_a_corridor(first, sweeps):
+    mdp, values = aj.mdp.corridor(6), np.zeros(6)
+    model = HostModel(mdp, 0.9)
+    model.blocks = [(state, state + 1) for state in first]
+    for sweep in range(1, sweeps + 1):
+        before = values.copy()
+        model.improve_in_place(values)
+        assert not np.array_equal(before, values), sweep
+    np.testing.assert_allclose(values, aj.mdp.exact_values(mdp, 0.9), rtol=1e-14)
+
+
+@given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 5))
+def test_anderson_with_full_memory_solves_linear_maps_in_n_plus_1_evaluations(seed, size):
+    mdp = aj.mdp.garnet(seed, size, 1, min(size, 3))
+    solution = aj.solve(mdp, 0.9, method="anderson", memory=None, tolerance=1e-7)
+    assert solution.sweeps <= size + 2  # and one more residual, which certifies them
+    assert error(solution, mdp, 0.9) <= 1e-7
+
+
+@given(seed=st.integers(0, 2**32 - 1), first=st.integers(0, 29))
+def test_levels_are_distances(seed, first):
+    mdp = aj.mdp.garnet(seed, 30, 1, 2)
+    plan = levels(mdp, np.array([first]))
+    assert plan is not None
+    order, blocks = plan
+    assert levels(mdp, np.array([first]), limit=len(blocks) - 2) is None
+    assert sorted(order) == list(range(30))
+    distance = np.where(np.arange(30) == first, 0, 99)
+    for _ in range(30):
+        distance = np.minimum(distance, 1 + distance[mdp.successor[0]].min(axis=0))
+    for level, (begin, end) in enumerate(blocks):
+        states = distance[order[begin:end]]
+        assert (states == level).all() or (states >= 99).all()
+    again = reordered(mdp, order)
+    np.testing.assert_allclose(aj.mdp.exact_values(again, 0.9), aj.mdp.exact_values(mdp, 0.9)[order], rtol=1e-10)
+
+
+def test_large_problems_in_which_information_creeps_are_put_in_order():
+    mdp = aj.mdp.grid_world((160, 160))
+    solution = aj.solve(mdp, 0.99, tolerance=1e-8)
+    jacobi = aj.solve(mdp, 0.99, tolerance=1e-8, method="policy_iteration")
+    assert solution.updates > 2 * solution.sweeps  # in-place sweeps publish level by level
+    assert np.abs(solution.values - jacobi.values).max() <= 2e-8
+
+
+def test_a_function_is_solved_like_its_table(monkeypatch):
+    monkeypatch.setattr("asyncjax.solvers.device._CHUNK", 50)  # so that the states do not fit one
+    car = aj.mdp.mountain_car(13, 10)
+    table = aj.mdp.tabulate(car)
+    solution = aj.solve(car, 0.9, tolerance=1e-3)
+    assert solution.converged
+    assert error(solution, table, 0.9) <= solution.bound
+
+
+def test_progress_stopping_and_continuing():
+    mdp, seen = PROBLEMS["frozen_lake"][0], []
+    stopped = aj.solve(mdp, 0.99, method="jacobi", max_seconds=0.0, callback=seen.append)
+    assert not stopped.converged
+    assert [p.sweeps for p in seen] == [1]
+    whole, rest = aj.solve(mdp, 0.99, method="jacobi"), aj.solve(mdp, 0.99, method="jacobi", initial=stopped.values)
+    np.testing.assert_array_equal(whole.values, rest.values)
+    assert rest.sweeps == whole.sweeps - 1
+
+
+def test_a_policy_can_be_all_that_is_asked_for():
+    mdp, discount = PROBLEMS["garnet"]
+    solution = aj.solve(mdp, discount, tolerance=1e-3, certifies="policy")
+    loss = aj.mdp.exact_values(mdp, discount) - aj.mdp.policy_values(mdp, solution.policy, discount)
+    assert loss.max() <= solution.policy_bound <= 1e-3
+    assert solution.certifies == "policy"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"method": "magic"}, "method='magic': choose one of jacobi"),
+        ({"tolerance": 0.0}, "tolerance=0.0"),
+        ({"initial": np.zeros(3)}, "initial has shape \\(3,\\)"),
+        ({"method": "gauss_seidel", "backend": "jax"}, "on the host only"),
+    ],
+)
+def test_wrong_arguments(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        aj.solve(PROBLEMS["garnet"][0], 0.9, **arguments)
+
+
+def test_functions_need_a_discount_and_no_host():
+    function = FunctionMDP(2, 1, lambda s, a: (jnp.ones(()), s[None], jnp.ones(1)))
+    with pytest.raises(ValueError, match="for a function use one from 0 to below 1"):
+        aj.solve(function, 1.0)
+    with pytest.raises(ValueError, match=r"use `aj\.mdp\.tabulate`"):
+        aj.solve(function, 0.9, backend="host")
+
+
+SHARDED = """
+import jax, numpy as np, asyncjax as aj
+mdp = aj.mdp.garnet(0, 13, 3, 4)  # 13 states on 4 devices: the last share is filled up
+devices = jax.devices()
+assert len(devices) == 4
+solution = aj.solve(mdp, 0.95, tolerance=1e-2, devices=devices)
+assert solution.converged and np.abs(solution.values - aj.mdp.exact_values(mdp, 0.95)).max() <= solution.bound
+from asyncjax.solvers.device import DeviceModel
+model = DeviceModel(mdp, 0.95, devices)
+assert {shard.data.shape for shard in model.arrays.probability.addressable_shards} == {(3, 4, 4)}
+function = aj.mdp.mountain_car(7, 7)
+solution = aj.solve(function, 0.9, tolerance=1e-2, devices=devices)
+assert np.abs(solution.values - aj.mdp.exact_values(aj.mdp.tabulate(function), 0.9)).max() <= solution.bound
+"""
+
+
+def test_states_divided_among_devices():
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    root = Path(__file__).parent.parent
+    subprocess.run([sys.executable, "-W", "error", "-c", SHARDED], check=True, env=environment, cwd=root, timeout=300)

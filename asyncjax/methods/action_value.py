@@ -70,9 +70,9 @@ def taken_value(q_t: jax.Array, online_q_t: jax.Array, a_t: jax.Array) -> jax.Ar
     return q_t[a_t]
 
 
-def default_optimizer() -> optax.GradientTransformation:
-    """What `optimizer=None` means: Adam, whose step size falls from 1e-3 to 5e-5 over the first 10,000 updates."""
-    return optax.adam(optax.linear_schedule(1e-3, 5e-5, 10_000), eps=1e-5)
+def default_optimizer(steps_per_update: int) -> optax.GradientTransformation:
+    """What `optimizer=None` means: Adam, whose step size falls from 1e-3 to 5e-5 over the first 800,000 steps."""
+    return optax.adam(optax.linear_schedule(1e-3, 5e-5, max(1, 800_000 // steps_per_update)), eps=1e-5)
 
 
 def action_value_method(
@@ -101,7 +101,7 @@ def action_value_method(
       env: with discrete actions, or a gymnax id.
       value: (Q(s', .; theta-) Float[A], Q(s', .; theta) Float[A], the action chosen in s') -> Float[].
       lambda_: 0 looks one step ahead, 1 to the end of the segment.
-      optimizer: any optax transformation; None is `default_optimizer()`.
+      optimizer: any optax transformation; None is `default_optimizer(num_envs * unroll_length)`, for groups of one.
       num_envs: environments per worker.
       unroll_length: steps per environment and message.
       discount: of future rewards per step.
@@ -129,7 +129,7 @@ def action_value_method(
     _check(num_envs, unroll_length, discount, lambda_, target_period, epsilon_frames, final_epsilon)
     net = q_network(env, dueling) if network is None else network
     q_values: Callable[[PyTree, PyTree], jax.Array] = net.apply  # type: ignore[assignment]
-    tx = default_optimizer() if optimizer is None else optimizer
+    tx = default_optimizer(num_envs * unroll_length) if optimizer is None else optimizer
 
     def init_params(key: jax.Array) -> PyTree:
         init_key, reset_key = jax.random.split(key)

@@ -36,8 +36,8 @@ def n_step_q(
 
     Args:
       env: an environment with discrete actions, or a gymnax id.
-      optimizer: any optax transformation; None is `action_value.default_optimizer()`, Adam with a step size
-        that falls from 1e-3 to 5e-5 over 10,000 updates.
+      optimizer: any optax transformation; None is Adam with a step size that falls from 1e-3 to 5e-5 over as
+        many updates as take 800,000 environment steps in groups of one, see `action_value.default_optimizer`.
       num_envs: environments per worker, stepped together; at least 1.
       unroll_length: steps per environment and message, T; at least 1.
       discount: of future rewards per step, in [0, 1].

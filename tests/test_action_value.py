@@ -89,7 +89,7 @@ TARGETS_BY_HAND = {
 def settings(name: str, double: bool, *, lambda_: float, target_period: int = 1000) -> dict[str, Any]:
     """The options that only some of the methods have."""
     if name == "pqn":
-        return {"lambda_": lambda_}
+        return {"trace_lambda": lambda_}
     return {"target_period": target_period} | ({} if name == "one_step_sarsa" else {"double": double})
 
 
@@ -455,7 +455,7 @@ def test_images_and_discrete_observations_trace_with_steady_types(name: str, env
         ("n_step_q", "CartPole-v1", {"epsilon_frames": -5}, ["epsilon_frames=-5", "at least 1"]),
         ("n_step_q", "CartPole-v1", {"final_epsilon": 1.5}, ["final_epsilon=1.5", "between 0 and 1"]),
         ("one_step_q", "CartPole-v1", {"discount": float("nan")}, ["discount=nan", "between 0 and 1"]),
-        ("pqn", "CartPole-v1", {"lambda_": -0.1}, ["lambda_=-0.1", "between 0 and 1"]),
+        ("pqn", "CartPole-v1", {"trace_lambda": -0.1}, ["trace_lambda=-0.1", "between 0 and 1"]),
         ("one_step_q", "CartPole-v1", {"dueling": True, "network": SMALL}, ["dueling=True", "network="]),
     ],
 )

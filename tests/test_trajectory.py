@@ -61,7 +61,7 @@ def test_fresh_impala_and_one_epoch_of_ppo_are_a3c(lambda_):
     of_a3c = a3c(CUT, gae_lambda=lambda_, **costs, **SGD)
     shared, workers = of_a3c.init(jax.random.key(0), 2)
     expected, _, metrics = jax.jit(jax.vmap(of_a3c.work, (None, 0)))(shared.params, workers)
-    of_impala = impala(CUT, lambda_=lambda_, **costs, **SGD)
+    of_impala = impala(CUT, trace_lambda=lambda_, **costs, **SGD)
     of_ppo = ppo(CUT, gae_lambda=lambda_, surrogate="clipped", **costs, **WHOLE_BATCH, **SGD)
     for method, scale in ((of_impala, 1.0), (of_ppo, 4.0)):  # A3C sums over the segment, PPO takes the mean
         learner = method.init(jax.random.key(1), 2)[0]._replace(params=shared.params)
@@ -79,7 +79,7 @@ def test_fresh_impala_and_one_epoch_of_ppo_are_a3c(lambda_):
 
 
 def test_stale_impala_is_vtrace_written_out():
-    options = {"discount": 0.9, "lambda_": 0.8, "clip_rho": 1.2, "clip_c": 0.9, "clip_pg_rho": 1.1}
+    options = {"discount": 0.9, "trace_lambda": 0.8, "clip_rho": 1.2, "clip_c": 0.9, "clip_pg_rho": 1.1}
     method = impala(CUT, **options, entropy_cost=0.03, value_cost=0.4, **SGD)
     shared, (message,) = messages_of(method, 1)
     newer = jax.tree.map(
@@ -96,9 +96,9 @@ def test_stale_impala_is_vtrace_written_out():
             v_t = next_values(value, v_bootstrap, row.truncated)
             log_p = jnp.take_along_axis(log_pi, row.action[:, None], 1)[:, 0]
             v, v_t, rho = jax.lax.stop_gradient((value, v_t, jnp.exp(log_p - row.extra)))
-            caps = {name: options[name] for name in ("clip_rho", "clip_c", "clip_pg_rho", "lambda_")}
+            caps = {name: options[name] for name in ("clip_rho", "clip_c", "clip_pg_rho")}
             discount_t = returns.discounts(row.terminated, 0.9)
-            vs = returns.vtrace(row.reward, discount_t, v, v_t, rho, truncated_t=row.truncated, **caps)
+            vs = returns.vtrace(row.reward, discount_t, v, v_t, rho, lambda_=0.8, truncated_t=row.truncated, **caps)
             total -= jnp.sum(log_p * vs.advantages) - 0.4 * 0.5 * jnp.sum(jnp.square(vs.targets - value))
             total += 0.03 * jnp.sum(jnp.exp(log_pi) * log_pi)
         return total / 2
@@ -338,7 +338,7 @@ def test_numbers_can_be_swept(factory, x64):
         options = {"discount": weights[0], "entropy_cost": weights[1], "value_cost": weights[2]}
         options |= {"anneal_steps": 1e6 * weights[3], "max_grad_norm": weights[4].astype(jnp.float32)}
         own = {
-            impala: ("lambda_", "clip_rho", "clip_c", "clip_pg_rho", "reward_clip"),
+            impala: ("trace_lambda", "clip_rho", "clip_c", "clip_pg_rho", "reward_clip"),
             ppo: ("gae_lambda", "clip", "value_clip"),
         }
         options |= {"num_minibatches": 2} if factory is ppo else {}

@@ -78,7 +78,7 @@ def default_optimizer(steps_per_update: int) -> optax.GradientTransformation:
 def action_value_method(
     env: Environment | str,
     value: Value,
-    lambda_: Number,
+    trace_lambda: Number,
     *,
     optimizer: optax.GradientTransformation | None,
     num_envs: int,
@@ -100,7 +100,7 @@ def action_value_method(
     Args:
       env: with discrete actions, or a gymnax id.
       value: (Q(s', .; theta-) Float[A], Q(s', .; theta) Float[A], the action chosen in s') -> Float[].
-      lambda_: 0 looks one step ahead, 1 to the end of the segment.
+      trace_lambda: 0 looks one step ahead, 1 to the end of the segment.
       optimizer: any optax transformation; None is `default_optimizer(num_envs * unroll_length)`, for groups of one.
       num_envs: environments per worker.
       unroll_length: steps per environment and message.
@@ -126,7 +126,7 @@ def action_value_method(
     require_discrete_actions(env, "an action-value method")
     if network is not None and dueling:
         raise ValueError("dueling=True is for the default network: build it into network=, or leave one of them out.")
-    _check(num_envs, unroll_length, discount, lambda_, target_period, epsilon_frames, final_epsilon)
+    _check(num_envs, unroll_length, discount, trace_lambda, target_period, epsilon_frames, final_epsilon)
     net = q_network(env, dueling) if network is None else network
     q_values: Callable[[PyTree, PyTree], jax.Array] = net.apply  # type: ignore[assignment]
     tx = default_optimizer(num_envs * unroll_length) if optimizer is None else optimizer
@@ -150,7 +150,7 @@ def action_value_method(
 
         rollout, trajectory, next_action, episodes = collect(env, choose, worker.rollout, unroll_length)
         q, target_q = (partial(q_values, p) for p in (params, read if target_period is None else target))
-        one = partial(td_errors, q, target_q, value, discount, lambda_)
+        one = partial(td_errors, q, target_q, value, discount, trace_lambda)
         errors, q_taken = jax.vmap(one, in_axes=1)(trajectory, next_action)
         metrics = {**episodes, "q_value": jnp.mean(q_taken), "epsilon": epsilon}
         return 0.5 * jnp.mean(jnp.sum(jnp.square(errors), axis=1)), (worker._replace(rollout=rollout), metrics)
@@ -208,7 +208,7 @@ def td_errors(
     target_q: Callable[[PyTree], jax.Array],
     value: Value,
     discount: Number,
-    lambda_: Number,
+    trace_lambda: Number,
     trajectory: Trajectory,
     next_action: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
@@ -219,7 +219,7 @@ def td_errors(
       target_q: observation -> Float[A], the network to bootstrap from.
       value: see `action_value_method`.
       discount: of future rewards per step.
-      lambda_: 0 looks one step ahead, 1 to the end of the segment.
+      trace_lambda: 0 looks one step ahead, 1 to the end of the segment.
       trajectory: of one environment, [T, ...].
       next_action: Int32[S], chosen in the bootstrap observations.
     """
@@ -231,7 +231,7 @@ def td_errors(
         trajectory.reward,
         returns.discounts(trajectory.terminated, discount),
         next_values(v_tm1, v_end, trajectory.truncated),
-        lambda_,
+        trace_lambda,
         trajectory.truncated,
     )
     q_taken = jax.vmap(lambda q, action: q[action])(q_tm1, trajectory.action)
@@ -266,7 +266,7 @@ def _check(
     num_envs: int,
     unroll_length: int,
     discount: Number,
-    lambda_: Number,
+    trace_lambda: Number,
     target_period: Count | None,
     epsilon_frames: Count,
     final_epsilon: Number | None,
@@ -275,7 +275,7 @@ def _check(
     counts |= {"target_period": target_period, "epsilon_frames": epsilon_frames}
     known_counts = {name: concrete(count) for name, count in counts.items() if count is not None}
     require_at_least_one(**{name: int(np.min(count)) for name, count in known_counts.items() if count is not None})
-    for name, number in {"discount": discount, "lambda_": lambda_, "final_epsilon": final_epsilon}.items():
+    for name, number in {"discount": discount, "trace_lambda": trace_lambda, "final_epsilon": final_epsilon}.items():
         known = None if number is None else concrete(number)
         if known is not None and not np.all((known >= 0) & (known <= 1)):
             raise ValueError(f"{name}={number} has to lie between 0 and 1.")

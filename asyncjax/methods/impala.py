@@ -31,7 +31,7 @@ def impala(
     num_envs: int = 16,
     unroll_length: int = 20,
     discount: Number = 0.99,
-    lambda_: Number = 0.95,
+    trace_lambda: Number = 0.95,
     clip_rho: Number = 1.0,
     clip_c: Number = 1.0,
     clip_pg_rho: Number = 1.0,
@@ -59,7 +59,7 @@ def impala(
       num_envs: environments per worker, stepped together; at least 1.
       unroll_length: steps per environment and message, T; at least 1.
       discount: of future rewards per step, in [0, 1].
-      lambda_: in [0, 1]; 1 is the paper's V-trace, smaller trusts the value more.
+      trace_lambda: in [0, 1]; 1 is the paper's V-trace, smaller trusts the value more.
       clip_rho: cap of the ratio in V-trace's temporal differences; it sets whose value is learned.
       clip_c: cap of the ratio in V-trace's traces; it sets the speed only.
       clip_pg_rho: cap of the ratio in the policy gradient, where the surrogate is "truncated".
@@ -105,7 +105,9 @@ def impala(
         if reward_clip is not None:
             limit = like(reward_clip, trajectory.reward)
             trajectory = trajectory._replace(reward=jnp.clip(trajectory.reward, -limit, limit))
-        return evaluate_segment(agent, params, trajectory, discount=discount, lambda_=lambda_, caps=(clip_rho, clip_c))
+        return evaluate_segment(
+            agent, params, trajectory, discount=discount, lambda_=trace_lambda, caps=(clip_rho, clip_c)
+        )
 
     def loss(params: PyTree, rows: Trajectory, accepted: jax.Array) -> tuple[jax.Array, Metrics]:
         log_ratio, entropy, value, target, advantage = jax.vmap(evaluate, (None, 0))(params, rows)

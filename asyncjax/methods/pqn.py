@@ -17,7 +17,7 @@ def pqn(
     num_envs: int = 16,
     unroll_length: int = 5,
     discount: Number = 0.99,
-    lambda_: Number = 0.65,
+    trace_lambda: Number = 0.65,
     epsilon_frames: Count = 100_000,
     final_epsilon: Number | None = 0.05,
     max_grad_norm: Number | None = 10.0,
@@ -39,7 +39,7 @@ def pqn(
       num_envs: environments per worker, stepped together; at least 1.
       unroll_length: steps per environment and message, T; at least 1.
       discount: of future rewards per step, in [0, 1].
-      lambda_: in [0, 1]; 0 looks one step ahead, 1 to the end of the segment.
+      trace_lambda: in [0, 1]; 0 looks one step ahead, 1 to the end of the segment.
       epsilon_frames: environment frames, counted over all workers, over which epsilon falls linearly from 1 to its
         final value.
       final_epsilon: the same for all workers, in [0, 1]; None draws each worker's from {.1, .01, .5} with {.4, .3, .3}.
@@ -72,7 +72,7 @@ def pqn(
     return action_value_method(
         env,
         greedy_value,
-        lambda_,
+        trace_lambda,
         optimizer=optimizer,
         num_envs=num_envs,
         unroll_length=unroll_length,

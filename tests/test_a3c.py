@@ -13,7 +13,8 @@ from asyncjax.emulate import emulate
 from asyncjax.environment import make_env
 from asyncjax.evaluate import evaluate
 from asyncjax.method import Stale
-from asyncjax.methods.a3c import a3c
+from asyncjax.methods.a3c import a3c, default_optimizer
+from asyncjax.methods.sgd import sgd
 from asyncjax.networks import MLP, ActorCritic, actor_critic
 from asyncjax.rollout import unroll
 from tests import probes
@@ -150,6 +151,17 @@ def test_private_and_shared_optimizers_agree_at_the_first_message():
     shared, _ = one_message(small_a3c(env, optimizer=optax.adam(0.1)))
     private, _ = one_message(small_a3c(env, optimizer=optax.adam(0.1), private_optimizer=True))
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), shared.params, private.params)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "step"),
+    [(optax.rmsprop(1.0, decay=0.99, eps=0.1), 3.0151), (default_optimizer(), 3e-3 / np.sqrt(0.01 + 0.01))],
+    ids=["the paper's", "the default"],
+)
+def test_rmsprop_has_its_epsilon_inside_the_root(optimizer, step):
+    """A gradient of 1: d / sqrt(0.01 d^2 + eps), which with the paper's 0.99 and 0.1 is 3.0151; outside it were 5."""
+    result = emulate(sgd(lambda w: w, 0.0, optimizer=optimizer), schedules.sequential(1), jax.random.key(0))
+    np.testing.assert_allclose(result.shared.params, -step, rtol=1e-4)
 
 
 def test_metrics_of_a_message():

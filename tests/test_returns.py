@@ -1,6 +1,7 @@
 """Returns: hand-computed numbers, a naive loop, and the identities between them."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -135,33 +136,6 @@ def test_returns_vmap_and_trace_their_hyperparameters():
     np.testing.assert_allclose(swept, np.stack(one_by_one))
 
 
-def two_state_chain(pi, mu, clip_rho):
-    """V-trace's operator on a two-state, two-action MDP in closed form: action a leads to state a, reward a."""
-    weight = np.minimum(clip_rho, pi / mu) * mu
-    return weight / weight.sum(-1, keepdims=True)
-
-
-def test_vtrace_fixed_point_is_the_value_of_the_clipped_policy_whatever_c():
-    """Exact expectation over all trajectories of length 2: the error of the true V vanishes for every clip_c."""
-    pi, mu, gamma = np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([[0.3, 0.7], [0.6, 0.4]]), 0.8
-    clipped = two_state_chain(pi, mu, 1.0)
-    v = np.linalg.solve(np.eye(2) - gamma * clipped, clipped @ np.array([0.0, 1.0]))
-    paths = [(s, a, b) for s in range(2) for a in range(2) for b in range(2)]
-    states = np.array([[s, a, b] for s, a, b in paths])
-    probability = np.array([mu[s, a] * mu[a, b] for s, a, b in paths])
-    rho = np.array([[pi[s, a] / mu[s, a], pi[a, b] / mu[a, b]] for s, a, b in paths])
-    r, values = states[:, 1:].astype(np.float32), v[states].astype(np.float32)
-    for clip_c in (0.0, 0.5, 1.0):
-        targets = jax.vmap(
-            lambda r, v, rho, c=clip_c: (
-                returns.vtrace(r, jnp.full(2, gamma, jnp.float32), v[:-1], v[1:], rho, clip_c=c).targets
-            )
-        )(jnp.asarray(r), jnp.asarray(values), jnp.asarray(rho, jnp.float32))
-        for s in range(2):
-            start = states[:, 0] == s
-            np.testing.assert_allclose(np.sum(probability[start] * targets[start, 0]), v[s], rtol=1e-5)
-
-
 def test_retrace_by_hand():
     """The trace of a step is the ratio of the action that begins it, cut at 1, at the end and at a truncation."""
     rho = jnp.array([9.0, 0.5, 9.0, 0.25, 2.0])
@@ -178,26 +152,81 @@ def test_retrace_on_policy_is_the_lambda_return_of_expected_values():
     np.testing.assert_allclose(got, returns.lambda_returns(R, 0.5 * jnp.ones(5), v_t, 0.7), rtol=1e-6)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_fixed_point_of_retrace_is_q_of_the_target_policy(seed):
-    """Two states, two actions: the expected target over all behaviours' paths of three steps leaves Q^pi as it is."""
-    rng, discount = np.random.default_rng(seed), 0.8
-    transition = rng.dirichlet(np.ones(2), (2, 2))
-    reward = rng.normal(size=(2, 2))
-    pi, mu = rng.dirichlet(np.ones(2), 2), rng.dirichlet(np.ones(2), 2)
-    q = np.zeros((2, 2))
-    for _ in range(300):
-        q = reward + discount * transition @ np.sum(pi * q, 1)
+class Chain(NamedTuple):
+    """Two states, two actions, and all paths of three steps through them; `steps` are the paths' probabilities."""
+
+    transition: np.ndarray
+    reward: np.ndarray
+    pi: np.ndarray
+    mu: np.ndarray
+    s: np.ndarray
+    a: np.ndarray
+    given_state: np.ndarray  # of the path, given its first state
+    given_action: np.ndarray  # and its first action
+
+    def values(self, policy: np.ndarray) -> np.ndarray:
+        """V of a policy, Float[2]."""
+        p = np.einsum("sa,sat->st", policy, self.transition)
+        return np.linalg.solve(np.eye(2) - GAMMA * p, np.sum(policy * self.reward, 1))
+
+
+GAMMA = 0.8
+
+
+def chain(seed: int) -> Chain:
+    rng = np.random.default_rng(seed)
+    transition, reward = rng.dirichlet(np.ones(2), (2, 2)), rng.normal(size=(2, 2))
+    pi, mu = rng.dirichlet(np.ones(2), 2), rng.dirichlet(2 * np.ones(2), 2)
     paths = [(s, a) for s in np.ndindex(2, 2, 2, 2) for a in np.ndindex(2, 2, 2)]
     s, a = (np.array(x) for x in zip(*paths, strict=True))
     rows = np.arange(3)
-    targets = jax.vmap(lambda r, q, v, rho: returns.retrace(r, jnp.full(3, discount), q, v, rho, lambda_=0.9))(
-        *(
-            jnp.asarray(x, jnp.float32)
-            for x in (reward[s[:, :3], a], q[s[:, :3], a], np.sum(pi * q, 1)[s[:, 1:]], (pi / mu)[s[:, :3], a])
-        )
+    acting = mu[s[:, :3], a]
+    moving = np.prod(transition[s[:, rows], a[:, rows], s[:, rows + 1]], 1)
+    return Chain(transition, reward, pi, mu, s, a, moving * np.prod(acting, 1), moving * np.prod(acting[:, 1:], 1))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_fixed_point_of_retrace_is_q_of_the_target_policy(seed):
+    """The expected target over all of the behaviour's paths leaves Q^pi as it is."""
+    c = chain(seed)
+    v = c.values(c.pi)
+    q = c.reward + GAMMA * c.transition @ v
+    s, a = c.s[:, :3], c.a
+    inputs = (c.reward[s, a], q[s, a], v[c.s[:, 1:]], (c.pi / c.mu)[s, a])
+    targets = jax.vmap(lambda r, q, v, rho: returns.retrace(r, jnp.full(3, GAMMA), q, v, rho, lambda_=0.9))(
+        *(jnp.asarray(x, jnp.float32) for x in inputs)
     )
-    steps = np.prod(transition[s[:, rows], a[:, rows], s[:, rows + 1]], 1) * np.prod(mu[s[:, 1:3], a[:, 1:]], 1)
     for first in np.ndindex(2, 2):
-        chosen = (s[:, 0] == first[0]) & (a[:, 0] == first[1])
-        np.testing.assert_allclose(np.sum(steps[chosen] * np.asarray(targets)[chosen, 0]), q[first], rtol=1e-4)
+        chosen = (c.s[:, 0] == first[0]) & (c.a[:, 0] == first[1])
+        expected = np.sum(c.given_action[chosen] * np.asarray(targets)[chosen, 0])
+        np.testing.assert_allclose(expected, q[first], rtol=1e-4, atol=1e-5)
+
+
+def vtrace_operator(c: Chain, v: np.ndarray, clip_rho: float, clip_c: float) -> np.ndarray:
+    """The expected V-trace target of each state, Float[2], from the values v."""
+    s = c.s[:, :3]
+    inputs = (c.reward[s, c.a], v[s], v[c.s[:, 1:]], (c.pi / c.mu)[s, c.a])
+    targets = jax.vmap(
+        lambda r, v_tm1, v_t, rho: (
+            returns.vtrace(r, jnp.full(3, GAMMA), v_tm1, v_t, rho, clip_rho=clip_rho, clip_c=clip_c).targets
+        )
+    )(*(jnp.asarray(x, jnp.float32) for x in inputs))
+    weighted = c.given_state * np.asarray(targets)[:, 0]
+    return np.array([np.sum(weighted[c.s[:, 0] == first]) for first in range(2)])
+
+
+@pytest.mark.parametrize("clip_rho", [0.7, 1.0, 2.0])
+@pytest.mark.parametrize("seed", range(2))
+def test_the_fixed_point_of_vtrace_is_set_by_the_cap_of_rho_and_not_of_c(seed, clip_rho):
+    """It is V of the policy proportional to min(clip_rho mu, pi); the operator contracts as the paper says."""
+    c = chain(seed)
+    between = np.minimum(clip_rho * c.mu, c.pi)
+    v = c.values(between / between.sum(1, keepdims=True))
+    other = v + np.array([1.0, -0.5])
+    for clip_c in (0.2, clip_rho):
+        found = vtrace_operator(c, v, clip_rho, clip_c)
+        np.testing.assert_allclose(found, v, rtol=1e-4, atol=1e-5)
+        factor = 1.0 - (1.0 - GAMMA) * between.sum(1).min()
+        gap = np.abs(vtrace_operator(c, other, clip_rho, clip_c) - found).max()
+        assert gap <= factor * np.abs(other - v).max() + 1e-5
+    assert np.abs(v - c.values(c.pi)).max() > (1e-3 if clip_rho < 1.0 else 0.0)

@@ -14,7 +14,8 @@ if _worker and hasattr(os, "sched_setaffinity"):
     _cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {_cores[int(_worker.removeprefix("gw")) % len(_cores)]})
 
-CACHE = Path(__file__).parent.parent / ".cache" / "jax-tests"
+# In the user's cache directory: compiling takes most of the suite's time, and a fresh clone need not do it again.
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "asyncjax-tests"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))  # also for the tests' subprocesses
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import jax
+import pytest
 
 # XLA's idle threads spin: test processes that share all cores take several times as long as on a core each.
 _worker = os.environ.get("PYTEST_XDIST_WORKER")
@@ -25,3 +28,19 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 hypothesis.settings.register_profile("asyncjax", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("asyncjax")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _free_compiled_programs() -> Iterator[None]:
+    """After each file: the programs of the whole suite would need more memory maps than Linux allows one process."""
+    yield
+    from asyncjax.engine import compile_init
+    from asyncjax.host import cached_host_program
+    from asyncjax.program import cached_program
+    from tests import laws
+
+    laws._built.clear()
+    for cache in (cached_program, cached_host_program, compile_init):
+        cache.cache_clear()
+    jax.clear_caches()
+    gc.collect()

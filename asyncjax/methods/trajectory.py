@@ -12,7 +12,7 @@ import optax
 from asyncjax import returns
 from asyncjax.actor_critic import Agent, collect, forward, start
 from asyncjax.method import Method, Metrics, PyTree, Stale
-from asyncjax.methods.gradient import alone, only, promoting
+from asyncjax.methods.gradient import alone, annealed, only, promoting
 from asyncjax.rollout import Rollout, Trajectory, require_at_least_one
 from asyncjax.surrogates import average, ratio
 
@@ -126,8 +126,7 @@ def trajectory_method(
         """The part of the step size that annealing leaves, Float[]."""
         if anneal_steps is None:
             return jnp.float32(1.0)
-        steps = messages.astype(jnp.float32) * float(num_envs * unroll_length)
-        return jnp.maximum(1.0 - steps / jnp.asarray(anneal_steps, jnp.float32), 0.0)
+        return annealed(messages.astype(jnp.float32) * float(num_envs * unroll_length), anneal_steps)
 
     return Method(init, lambda shared: shared.params, work, apply, agent.policy)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from asyncjax.schedules import Schedule
+from asyncjax.statistics import interquartile_mean
 from asyncjax.timeline import times
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito (2008): distinguishable with every common colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-COLUMN = (3.4, 2.3)  # inches
+COLUMN = (3.3, 2.3)  # inches, the column of a paper in two columns
 
 
 def new_figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = COLUMN) -> tuple[Figure, Any]:
@@ -88,6 +89,38 @@ def draw_timeline(axes: Axes, schedule: Schedule, start: float | None = None, st
     axes.set_ylabel("worker")
     low, high = staleness[seen].min(initial=0), staleness[seen].max(initial=0)
     axes.set_title(f"colour: staleness {low} (light) to {high} (dark)", fontsize=7, loc="left")
+
+
+def draw_speedup(axes: Axes, workers: np.ndarray, speedup: np.ndarray, colour: str, label: str, style: str) -> None:
+    """A curve Float[N]; of several seeds, Float[S, N], the interquartile mean with bars for its 95 % interval."""
+    middle, bars = speedup, None
+    if speedup.ndim == 2:
+        middle, low, high = interquartile_mean(speedup)
+        bars = np.maximum([middle - low, high - middle], 0)  # rounding can put an end on the wrong side
+    axes.errorbar(
+        workers,
+        middle,
+        bars,
+        fmt=style,
+        color=colour,
+        label=label,
+        markersize=3,
+        linewidth=1.2,
+        elinewidth=0.8,
+        capsize=1.5,
+    )
+
+
+def powers_of_two(axes: Axes) -> None:
+    """Logarithmic axes with a tick at 1, 2, 4, ..., in plain numbers."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(base=2, numticks=16))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter("{x:g}")
 
 
 def _window(commit: np.ndarray, schedule: Schedule, start: float | None, stop: float | None) -> tuple[float, float]:

@@ -9,18 +9,23 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 from asyncjax import runs
+from asyncjax.maps import draw_heat_map, draw_value_map
 from asyncjax.panels import (
+    COLOURS,
     COLUMN,
     cycle,
+    draw_speedup,
     draw_staleness,
     draw_staleness_per_worker,
     draw_timeline,
     new_figure,
+    powers_of_two,
     thousands,
 )
 from asyncjax.schedules import Schedule
@@ -30,8 +35,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Array = np.ndarray | jax.Array
 RunLike = str | os.PathLike[str] | runs.Run
-Curve = RunLike | tuple[np.ndarray, np.ndarray] | Sequence[RunLike]
+Curve = RunLike | tuple[Array, Array] | Sequence[RunLike]
 
 LABELS = {
     "env_steps": "environment steps",
@@ -78,6 +84,133 @@ def worker_timeline(source: RunLike | Schedule, start: float | None = None, stop
     """
     figure, axes = new_figure(size=(2 * COLUMN[0], COLUMN[1]))
     draw_timeline(axes, _schedule(source), start, stop)
+    return figure
+
+
+def speedup_curve(
+    curves: Mapping[str, tuple[Any, Any]],
+    reference: Mapping[str, tuple[Any, Any]] | None = None,
+    x_label: str = "workers",
+    y_label: str = "speed-up over one worker",
+) -> Figure:
+    """Speed-up against workers on axes of powers of two, with the ideal line.
+
+    Args:
+      curves: label -> (workers Int[N], speed-up Float[N] or, seed by seed, Float[S, N]); of several seeds the
+        interquartile mean with its 95 % bootstrap interval.
+      reference: the same, for numbers from elsewhere: dashed, in the colour of the curve with the same label.
+      x_label: what is on the x axis.
+      y_label: what is on the y axis.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> figure = aj.plotting.speedup_curve(
+      ...     {"A3C": ([1, 2, 4, 8], [1.0, 1.9, 3.7, 7.0])}, reference={"A3C": ([1, 2, 4, 8], [1.0, 2.1, 3.7, 6.9])}
+      ... )
+    """
+    figure, axes = new_figure()
+    both = [*curves.items(), *(reference or {}).items()]
+    workers = np.concatenate([np.asarray(x, np.float64) for _, (x, _) in both])
+    ends = np.array([workers.min(), workers.max()])
+    axes.plot(ends, ends, ":", color=COLOURS[6], linewidth=1, label="ideal")
+    named = dict(zip(dict.fromkeys(label for label, _ in both), cycle(len(both)), strict=False))
+    for label, (x, y) in curves.items():
+        draw_speedup(axes, np.asarray(x), np.asarray(y, np.float64), named[label], label, "o-")
+    for label, (x, y) in (reference or {}).items():
+        draw_speedup(axes, np.asarray(x), np.asarray(y, np.float64), named[label], f"{label}, reference", "s--")
+    powers_of_two(axes)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.legend(frameon=False, fontsize=7)
+    return figure
+
+
+def heat_map(
+    values: Any,
+    *,
+    x: Sequence[Any],
+    y: Sequence[Any],
+    x_label: str,
+    y_label: str,
+    label: str,
+    spread: Any = None,
+    center: float | None = None,
+    number: str = ".3g",
+) -> Figure:
+    """A number for each pair of settings: as colour, and written into its cell.
+
+    Args:
+      values: Float[Y, X]; NaN is grey with a dash. The first row is at the bottom.
+      x: the X settings along the columns, numbers or names.
+      y: the Y settings along the rows.
+      x_label: what they are, with the unit.
+      y_label: what they are, with the unit.
+      label: what the numbers are, with the unit.
+      spread: Float[Y, X], half the width of an interval, written below the number.
+      center: the number that is white, for differences: what lies above has one hue and what lies below another.
+      number: how numbers are written, Python's format.
+
+    Raises:
+      ValueError: values that are not [Y, X].
+
+    Example:
+      >>> import asyncjax as aj
+      >>> names = {"x_label": "staleness (updates)", "y_label": "learning rate", "label": "return"}
+      >>> figure = aj.plotting.heat_map([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], x=[0, 8, 16], y=[1e-3, 1e-2], **names)
+    """
+    values = np.asarray(values, np.float64)
+    if values.shape != (len(y), len(x)):
+        raise ValueError(
+            f"values has shape {list(values.shape)}, but there are {len(y)} settings y and {len(x)} settings x:"
+            f" give Float[{len(y)}, {len(x)}], or swap x and y."
+        )
+    spread = None if spread is None else np.asarray(spread, np.float64)
+    height = min(max(0.9 + (0.3 if spread is None else 0.36) * len(y), 1.6), 2 * COLUMN[1])
+    figure, axes = new_figure(size=(COLUMN[0], height))
+    draw_heat_map(axes, values, x, y, label=label, spread=spread, center=center, number=number)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    return figure
+
+
+def value_map(
+    values: Any,
+    shape: tuple[int, int],
+    policy: Any = None,
+    still: Any = None,
+    label: str = "value",
+    x_label: str = "",
+    y_label: str = "",
+) -> Figure:
+    """The values of a grid's cells as colours, and its policy as arrows.
+
+    Args:
+      values: Float[S], one per state, row by row.
+      shape: height and width of the grid, in cells.
+      policy: Int[S], the action of each state, of `mdp.grid_world`: left, down, right, up. Left out on grids with
+        more than 40 cells on a side, where arrows can not be told apart.
+      still: Bool[S], cells in which nothing is to be decided, such as goals, holes and walls: grey, without an arrow.
+      label: what the values are, with the unit.
+      x_label: what the columns are; nothing for a map.
+      y_label: what the rows are; nothing for a map.
+
+    Raises:
+      ValueError: not one value for each cell.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> solution = aj.solve(aj.mdp.frozen_lake("4x4"), 0.99)
+      >>> figure = aj.plotting.value_map(solution.values, (4, 4), solution.policy)
+    """
+    values = np.asarray(values, np.float64)
+    if values.shape != (shape[0] * shape[1],):
+        raise ValueError(f"values has shape {list(values.shape)}, the grid {shape}: give one value per cell.")
+    still = np.zeros(shape, bool) if still is None else np.asarray(still, bool).reshape(shape)
+    arrows = None if policy is None or max(shape) > 40 else np.asarray(policy).reshape(shape)
+    figure, axes = new_figure(size=(COLUMN[0], COLUMN[0] * min(0.8 * shape[0] / shape[1], 1.5) + 0.1))
+    draw_value_map(axes, values.reshape(shape), arrows, still, label)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
     return figure
 
 

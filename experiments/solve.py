@@ -23,7 +23,6 @@ import numpy as np
 
 import asyncjax as aj
 from asyncjax.mdp import AnyMDP
-from asyncjax.mdp.grids import MOVES
 from asyncjax.solvers import Progress, Solution
 
 Grid = tuple[int, int]
@@ -164,32 +163,13 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 
 
 def draw(solution: Solution, grid: Grid, name: str, path: Path) -> None:
-    """Values as colours; the policy as arrows, where the problem moves over a grid that is not too fine for them."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot as plt
-
-    height, width = grid
-    values = solution.values.reshape(grid)
-    figure, axes = plt.subplots(figsize=(6.4, 6.4 * min(height / width, 1.5) * 0.85 + 0.6), layout="constrained")
-    image = axes.imshow(values, cmap="viridis", interpolation="nearest")
-    figure.colorbar(image, ax=axes, label="value", shrink=0.85)
+    """Values as colours; the policy as arrows, where the problem moves over a grid."""
     if name == "mountain_car":
-        axes.set(xlabel="velocity", ylabel="position")
-    elif max(grid) <= 40:
-        row, column = np.divmod(np.arange(height * width), width)
-        step = np.array(MOVES)[solution.policy]
-        moves = ~ends(name, grid)
-        light = values.ravel()[moves] > (values.min() + values.max()) / 2
-        colors = np.where(light, "black", "white")
-        arrows = step[moves, 1], -step[moves, 0]
-        axes.quiver(column[moves], row[moves], *arrows, color=colors, pivot="mid", scale=1.6 * max(grid), width=0.006)
-    axes.set_title(f"{name}, {solution.method}\nerror at most {solution.bound:.1e}", fontsize="medium")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+        figure = aj.plotting.value_map(solution.values, grid, x_label="velocity", y_label="position")
+    else:
+        figure = aj.plotting.value_map(solution.values, grid, solution.policy, ends(name, grid))
+    figure.axes[0].set_title(f"{name}, {solution.method}\nerror at most {solution.bound:.1e}", fontsize=8)
+    figure.savefig(path)
 
 
 def ends(name: str, grid: Grid) -> np.ndarray:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.quiver import Quiver
 
+from asyncjax import mdp as mdps
 from asyncjax import plotting, runs, schedules, service
 from asyncjax.method import Chunk, State
 from asyncjax.recorder import Recorder
+from asyncjax.solvers import solve
 
 SCHEDULE = schedules.from_service_times(service.exponential(0.02), 200, 4, jax.random.key(0))
 
@@ -39,7 +43,9 @@ def check(figure, *labels):
     figure.canvas.draw()
     pixels = np.asarray(figure.canvas.buffer_rgba())
     assert pixels[..., :3].std() > 5, "the picture is empty"
-    shown = [text for axes in figure.axes for text in (axes.get_xlabel(), axes.get_ylabel())]
+    bars = [axes for axes in figure.axes if axes.get_label() == "<colorbar>"]
+    drawn = [axes for axes in figure.axes if axes not in bars]
+    shown = [axes.get_xlabel() for axes in drawn] + [axes.get_ylabel() for axes in drawn + bars]
     assert all(shown), "an axis has no label"
     for label in labels:
         assert any(label in text for text in shown), f"{label} is not among {shown}"
@@ -83,6 +89,51 @@ def test_all_pictures_of_a_run_are_files(seeds):
     paths = plotting.save_all(seeds[0])
     assert set(paths) == {"dashboard", "return", "staleness", "workers"}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths.values())
+
+
+def test_speedup_curve_has_powers_of_two_and_an_ideal_line():
+    workers = [1, 2, 4, 8]
+    seeds = np.outer([0.9, 1.0, 1.1], workers)
+    figure = plotting.speedup_curve({"ours": (workers, seeds)}, reference={"ours": (workers, [1.0, 1.9, 3.0, 5.0])})
+    check(figure, "workers", "speed-up over one worker")
+    assert legend(figure) == ["ideal", "ours", "ours, reference"]
+    ideal, ours, *_, theirs = figure.axes[0].lines
+    np.testing.assert_array_equal(ideal.get_xdata(), ideal.get_ydata())
+    assert ours.get_color() == theirs.get_color()
+    shown = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
+    assert {"1", "2", "4", "8"} <= set(shown)
+
+
+@pytest.mark.parametrize("options", [{}, {"center": 0.0}, {"spread": np.ones((2, 3)), "number": ".1f"}])
+def test_heat_map_writes_every_number_into_its_cell(options: Any):
+    values = np.array([[1.0, -2.0, np.nan], [4.0, 5.0, 6.0]])
+    names: Any = {"x_label": "staleness (updates)", "y_label": "learning rate", "label": "return"}
+    figure = plotting.heat_map(values, x=[0, 8, 16], y=[1e-3, 1e-2], **names, **options)
+    check(figure, "staleness (updates)", "learning rate", "return")
+    text = np.array([t.get_text() for t in figure.axes[0].texts]).reshape(2, 3)
+    assert text[0, 2] == "-"
+    for shown, value in zip(text[np.isfinite(values)], values[np.isfinite(values)], strict=True):
+        assert float(shown.split("\n")[0]) == value
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["0.001", "0.01"]
+    with pytest.raises(ValueError, match="swap x and y"):
+        plotting.heat_map(values.T, x=[0, 8, 16], y=[1e-3, 1e-2], **names)
+
+
+def test_value_map_points_where_the_policy_goes():
+    mdp = mdps.grid_world(["...G", "....", "...."], slip=0.0)
+    solution = solve(mdp, 0.9)
+    still = mdp.probability.sum(axis=(0, 1)) == 0
+    figure = plotting.value_map(solution.values, (3, 4), solution.policy, still)
+    image: Any = figure.axes[0].images[0].get_array()
+    assert image.mask.sum() == 1, "the goal is grey"
+    arrows: Any
+    (arrows,) = (c for c in figure.axes[0].collections if isinstance(c, Quiver))
+    ends = [arrows.XY, arrows.XY + np.stack([arrows.U, -arrows.V], 1)]  # rows count downwards
+    before, after = (np.abs(np.array([3, 0]) - xy).sum(1) for xy in ends)
+    assert len(before) == 11, "every cell but the goal has an arrow"
+    np.testing.assert_array_equal(after, before - 1)  # towards the goal
+    with pytest.raises(ValueError, match="one value per cell"):
+        plotting.value_map(solution.values, (3, 3))
 
 
 def test_a_metric_that_is_not_there_is_named(seeds):

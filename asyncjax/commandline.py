@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import inspect
+import itertools
 import types
 import typing
 from collections.abc import Callable
@@ -17,6 +19,7 @@ import optax
 
 from asyncjax.environment import Environment, make_env
 from asyncjax.method import Method
+from asyncjax.tuned import tuned
 
 OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "adam": optax.adam,
@@ -81,24 +84,51 @@ def steps_per_message(env: Environment, values: dict[str, Any]) -> int:
     return values["num_envs"] * length
 
 
-def command(name: str, factory: Callable[..., Method], **parts: type) -> type:
-    """The dataclass of one subcommand: the method's own options, and these dataclasses of further ones."""
+def command(name: str, factory: Callable[..., Method], defaults: dict[str, Any], **parts: type) -> type:
+    """The dataclass of one subcommand: the method's own options, and these dataclasses of further ones.
+
+    `defaults` replaces the defaults of those options that it names.
+    """
+
+    def begin(kind: type) -> Callable[[], Any]:
+        names = {field.name for field in dataclasses.fields(kind)}
+        return functools.partial(kind, **{key: value for key, value in defaults.items() if key in names})
+
     kinds = {"method": options(factory), **parts}
-    fields = [(key, kind, dataclasses.field(default_factory=kind)) for key, kind in kinds.items()]
+    fields = [(key, kind, dataclasses.field(default_factory=begin(kind))) for key, kind in kinds.items()]
     made = dataclasses.make_dataclass(name, fields)
     made.__doc__ = (factory.__doc__ or "").split("\n")[0]
     return made
 
 
 def parse(argv: list[str], prog: str, description: str | None, **parts: type) -> tuple[str, dict[str, Any]]:
-    """The method's name, and the values of its options and of these dataclasses by name: METHOD --option value ..."""
+    """The method's name, and the values of its options and of these dataclasses by name: METHOD --option value ...
+
+    Options that are not given have the values tuned for the environment (`asyncjax.tuned`), or the method's defaults.
+    """
     import tyro
 
-    commands = {name: command(name, factory, **parts) for name, factory in factories().items()}
+    env = environment_name(argv)
+    commands = {name: command(name, factory, tuned(name, env), **parts) for name, factory in factories().items()}
     chosen = tyro.extras.subcommand_cli_from_dict(
         commands, args=argv, prog=prog, description=description, config=(tyro.conf.OmitArgPrefixes,)
     )
     return type(chosen).__name__, {name: x for part in vars(chosen).values() for name, x in vars(part).items()}
+
+
+def environment_name(argv: list[str]) -> str:
+    """What --env says, before the rest is parsed; empty where it is not given."""
+    for word, following in itertools.pairwise([*argv, ""]):
+        option, equals, value = word.partition("=")
+        if option == "--env":
+            return value if equals else following
+    return ""
+
+
+def describe_tuned(method: str, values: dict[str, Any]) -> str:
+    """Which options of a run have values that are tuned for its environment; empty where none are."""
+    used = {name: value for name, value in tuned(method, values["env"]).items() if values[name] == value}
+    return "".join(f" {name}={value}" for name, value in used.items())
 
 
 def make_env_from(env: str, params: tuple[str, ...] | list[str]) -> Environment:

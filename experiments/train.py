@@ -70,6 +70,8 @@ def train(config: Config, path: Path, resumed: bool, run_dir: list[Path]) -> Non
     begun = f", continued at {state.update * plan.steps:,} steps" if state else ""
     workers = f"{config['num_workers']} workers, {config['engine']}"
     print(f"{config['method']} on {env.name}: {workers}, in {path}{begun}", flush=True)
+    if tuned := commandline.describe_tuned(config["method"], config):
+        print(f"Tuned for {env.name}:{tuned}", flush=True)
     with interruptible, recorder, progress:
         result = run(config, plan, method, keys[0], state=state, callback=recorder, chunk_size=config["log_every"])
     summarize(config, path, evaluation_returns(config, env, method, result, keys[2]))

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import asyncjax as aj
-from asyncjax import arguments, commandline, runs, schedules
+from asyncjax import arguments, commandline, runs, schedules, tuned
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "experiments"))
@@ -208,3 +208,25 @@ def test_by_default_the_workers_of_emulate_take_turns():
     assert schedule is not None
     np.testing.assert_array_equal(schedule.worker.ravel(), np.arange(50) % 8)
     np.testing.assert_array_equal(schedule.staleness().ravel(), np.minimum(np.arange(50), 7))
+
+
+def test_options_tuned_for_an_environment_are_defaults_that_the_user_overrides():
+    def parse(*argv):
+        return commandline.parse(list(argv), "train.py", None, training=arguments.Training, more=arguments.Asynchrony)[
+            1
+        ]
+
+    plain, breakout = parse("ppo"), parse("ppo", "--env", "Breakout-MinAtar")
+    assert (plain["epochs"], plain["group_size"]) == (2, 1)
+    assert (breakout["epochs"], breakout["group_size"], breakout["learning_rate"]) == (4, 8, 2.5e-3)
+    assert commandline.describe_tuned("ppo", plain) == ""
+    mine = parse("ppo", "--env=Breakout-MinAtar", "--epochs", "3")
+    assert (mine["epochs"], mine["group_size"]) == (3, 8)
+    assert "epochs" not in commandline.describe_tuned("ppo", mine)
+
+
+@pytest.mark.parametrize(("method", "pattern"), list(tuned.TUNED))
+def test_every_tuned_option_exists(method, pattern):
+    names = {field.name for field in dataclasses.fields(commandline.options(commandline.factories()[method]))}
+    names |= {field.name for field in dataclasses.fields(arguments.Asynchrony)}
+    assert set(tuned.TUNED[method, pattern]) <= names

@@ -1,0 +1,43 @@
+"""Options that teach a method an environment where its defaults do not, found by the runs of experiments/README.md."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Any
+
+IMAGES = {
+    "group_size": 8,
+    "num_envs": 8,
+    "unroll_length": 128,
+    "epochs": 4,
+    "num_minibatches": 8,
+    "learning_rate": 2.5e-3,
+    "anneal_steps": 1e6,
+}
+# (method, pattern of environment names) -> the options that differ from the method's defaults.
+TUNED: dict[tuple[str, str], dict[str, Any]] = {
+    ("a3c", "MemoryChain-bsuite"): {"core": "gru", "unroll_length": 20},
+    ("impala", "MemoryChain-bsuite"): {"core": "gru"},
+    ("ppo", "MemoryChain-bsuite"): {"core": "gru"},
+    ("n_step_q", "Acrobot-v1"): {"double": True},
+    ("ppo", "Pendulum-v1"): {"discount": 0.9, "anneal_steps": 1e6, "num_minibatches": 8, "learning_rate": 2e-3},
+    ("ppo", "*-MinAtar"): IMAGES,
+}
+
+
+def tuned(method: str, env: str) -> dict[str, Any]:
+    """The options of a method that are recommended for an environment; empty where its defaults are.
+
+    The scripts begin with them: what the user gives explicitly comes before.
+
+    Args:
+      method: its name, such as "ppo".
+      env: the environment's name.
+
+    Example:
+      >>> from asyncjax.tuned import tuned
+      >>> tuned("n_step_q", "Acrobot-v1"), tuned("a3c", "CartPole-v1")
+      ({'double': True}, {})
+    """
+    matching = (options for (name, pattern), options in TUNED.items() if name == method and fnmatchcase(env, pattern))
+    return next(matching, {})

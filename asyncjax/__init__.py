@@ -10,9 +10,11 @@ from asyncjax import (
     schedules,
     service,
     statistics,
+    summaries,
     surrogates,
     telemetry,
 )
+from asyncjax.cluster import run_ray
 from asyncjax.discipline import Discipline
 from asyncjax.emulate import emulate
 from asyncjax.environment import Environment, make_env
@@ -41,6 +43,8 @@ from asyncjax.recorder import Recorder
 from asyncjax.replay import replay
 from asyncjax.schedules import Schedule
 from asyncjax.solvers import solve
+from asyncjax.sweep import grid, sweep
+from asyncjax.table import Table
 from asyncjax.threads import run_threads
 
 __version__ = "0.1.0"
@@ -57,6 +61,7 @@ __all__ = [
     "Schedule",
     "Stale",
     "State",
+    "Table",
     "a3c",
     "corrections",
     "elastic_averaging",
@@ -64,6 +69,7 @@ __all__ = [
     "evaluate",
     "faults",
     "gradient_method",
+    "grid",
     "impala",
     "make_env",
     "mdp",
@@ -78,6 +84,7 @@ __all__ = [
     "replay",
     "returns",
     "rtdp",
+    "run_ray",
     "run_threads",
     "runs",
     "schedules",
@@ -85,7 +92,9 @@ __all__ = [
     "sgd",
     "solve",
     "statistics",
+    "summaries",
     "surrogates",
+    "sweep",
     "tabular_q",
     "tabular_sarsa",
     "telemetry",

@@ -1,0 +1,167 @@
+"""Many runs of equal shapes as one compiled program: lanes of a `vmap`, split over the local devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+
+from asyncjax.engine import compile_init
+from asyncjax.memory import available_bytes, peak_bytes
+from asyncjax.method import Array, Method, Metrics, PyTree, Result, State
+from asyncjax.packing import PackedMethod, all_finite
+from asyncjax.program import Program
+from asyncjax.schedules import Schedule
+from asyncjax.waves import Layout, Plan, Planner, distinct_workers, last_use, max_live, read_parts, stack_reads
+
+Numbers = Mapping[str, Array]  # the traced numbers of a setting, by name
+Summarize = Callable[[Method, Result, Numbers, jax.Array], Metrics]
+
+
+class Keys(NamedTuple):
+    """The keys of one seed, the same in every setting."""
+
+    run: jax.Array
+    schedule: jax.Array
+    summary: jax.Array
+
+
+def keys_of(key: jax.Array, seed: int) -> Keys:
+    """The keys of a seed: they depend on the key and the seed alone, so more seeds leave the first ones as they are."""
+    return Keys(*jax.random.split(jax.random.fold_in(key, seed), 3))
+
+
+class Shape(NamedTuple):
+    """What the schedules of one program have in common.
+
+    Attributes:
+      layout: the static sizes of their plans.
+      num_updates: T.
+      read: the tree of separately read parts, with 0 for leaves.
+    """
+
+    layout: Layout
+    num_updates: int
+    read: PyTree
+
+    @classmethod
+    def of(cls, schedules: Sequence[Schedule], num_workers: int) -> Shape:
+        """The shape in which all of these well-formed schedules of equal T, G and structure fit.
+
+        Event by event, as the lanes of a batch keep the vector units busy. Lanes in lockstep share the bounds of
+        their loops; otherwise `vmap` has to carry each lane's state past the turns that only others take.
+        """
+        first = schedules[0]
+        lockstep = all(distinct_workers(s.worker) for s in schedules)
+        num_views = max(max_live(last_use(stack_reads(s.read))) for s in schedules)
+        layout = Planner.sizes(num_workers, first.group_size, first.group_size, not lockstep, num_views)
+        return cls(layout, first.num_updates, jax.tree.map(lambda _: 0, first.read))
+
+    def plan(self, schedule: Schedule) -> Plan:
+        """The plan of one schedule."""
+        layout = self.layout
+        worker, read = np.asarray(schedule.worker), stack_reads(schedule.read)
+        planner = Planner(worker, read, layout.num_workers, layout.width, not layout.lockstep)
+        return planner.whole(layout.num_views)
+
+    def run(self, method: Method, key: jax.Array, plan: Plan) -> Result:
+        """One run, inside a transformation."""
+        # Not the cached `init`: the method may close over tracers, which must not outlive their trace.
+        state = State(0, *compile_init.__wrapped__(method, self.layout.num_workers)(key))
+        parts = read_parts(self.read, jax.eval_shape(method.view, state.shared))
+        program = Program(PackedMethod(method, self.layout.num_workers, parts))
+        if self.layout.lockstep:
+            plan = plan._replace(num_batches=self.num_updates)
+        carry, metrics = program.run(self.layout, program.load(self.layout, state, {0: 0}), plan, checked=False)
+        return Result(carry.shared, program.packed.local.unpack(carry.local), metrics)
+
+
+class Lane(NamedTuple):
+    """The inputs of a run, or of N with a leading axis."""
+
+    numbers: dict[str, Array]  # Float32[]
+    run_key: jax.Array
+    summary_key: jax.Array
+    plan: Plan
+
+
+class LaneProgram:
+    """A run of one shape, traced once, and compiled for N at a time.
+
+    Args:
+      shape: of the schedules.
+      build: numbers -> method.
+      summarize: (method, result, numbers, key) -> arrays, all that leaves the device of a run.
+      example: the inputs of any of the runs.
+      devices: over which the lanes are split.
+
+    Attributes:
+      bytes_per_lane: what one run holds in memory at its peak, roughly.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        build: Callable[[Numbers], Method],
+        summarize: Summarize,
+        example: Lane,
+        devices: Sequence[Any] | None = None,
+    ) -> None:
+        self.devices = list(devices or jax.local_devices())
+
+        def one(lane: Lane) -> Metrics:
+            method = build(lane.numbers)
+            result = shape.run(method, lane.run_key, lane.plan)
+            values = summarize(method, result, lane.numbers, lane.summary_key)
+            finite = all_finite(method.view(result.shared))
+            return {**{name: jnp.asarray(x) for name, x in values.items()}, "finite": finite}
+
+        # Traced once, whatever the number of lanes: what follows works on the jaxpr.
+        self.jaxpr, self.values = jax.make_jaxpr(one, return_shape=True)(example)
+        self.bytes_per_lane = peak_bytes(self.jaxpr.jaxpr)
+
+        self._compiled: dict[int, Any] = {}
+
+    def __call__(self, lanes: Sequence[Lane], size: int | None = None) -> dict[str, np.ndarray]:
+        """What is kept of these runs, name -> array with a leading axis; they are padded to `size`."""
+        size = size or len(lanes)
+        padded = _stack([*lanes, *[lanes[-1]] * (size - len(lanes))])
+        if size not in self._compiled:
+            self._compiled[size] = self._compile(padded)
+        return {name: np.asarray(x)[: len(lanes)] for name, x in self._compiled[size](padded).items()}
+
+    def batch_size(self, num_runs: int, wanted: int | None = None, max_bytes: int | None = None) -> int:
+        """Runs at a time: as many as wanted or as there is memory for, in batches of equal size over all devices."""
+        num_devices = len(self.devices)
+        if wanted is None:
+            budget = available_bytes(self.devices[0]) // 2 if max_bytes is None else max_bytes
+            on_cpu = self.devices[0].platform == "cpu"
+            wanted = budget // self.bytes_per_lane * (1 if on_cpu else num_devices)
+        limit = max(1, wanted // num_devices) * num_devices
+        num_batches = -(-num_runs // limit)
+        return -(-num_runs // (num_batches * num_devices)) * num_devices
+
+    def _compile(self, lanes: Lane) -> Any:
+        """The executable for as many lanes as these: a multiple of the number of devices."""
+        mesh = jax.sharding.Mesh(np.asarray(self.devices), ("lanes",))
+        split = jax.sharding.PartitionSpec("lanes")
+        # Each device runs its own lanes, without a word to the others: nothing for the partitioner to decide.
+        spread = jax.shard_map(self._many, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)
+        return jax.jit(spread).lower(lanes).compile()
+
+    def _many(self, lanes: Lane) -> Metrics:
+        """The lanes of one device. A single one goes without the axis, which is quicker for convolutions on CPUs."""
+        one = jax.extend.core.jaxpr_as_fun(self.jaxpr)
+        leaves, treedef = jax.tree.leaves(lanes), jax.tree.structure(self.values)
+        if lanes.run_key.shape[0] > 1:
+            return treedef.unflatten(jax.vmap(one)(*leaves))
+        return treedef.unflatten([x[None] for x in one(*[x[0] for x in leaves])])
+
+
+def _stack(lanes: Sequence[Lane]) -> Lane:
+    """The inputs of N runs, on the host but for the keys."""
+    return jax.tree.map(lambda *xs: (jnp if isinstance(xs[0], jax.Array) else np).stack(xs), *lanes)

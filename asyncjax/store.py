@@ -1,0 +1,82 @@
+"""Where a sweep keeps what it has: in memory, and on disk if it is to survive."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from asyncjax.table import Setting, Table
+
+Run = tuple[Setting, int]  # a setting and a seed
+
+
+class Store:
+    """Values by run.
+
+    Args:
+      directory: where every batch is written to a file of its own, and where earlier ones are read from; or None.
+      key: of the sweep, which has to be that of the directory.
+    """
+
+    def __init__(self, directory: str | Path | None, key: jax.Array) -> None:
+        self._values: dict[tuple[str, int], dict[str, np.ndarray]] = {}
+        self.directory = None if directory is None else Path(directory)
+        if self.directory is None:
+            return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._check_key(self.directory / "key.json", np.asarray(jax.random.key_data(key)).tolist())
+        for file in sorted(self.directory.glob("batch-*.npz")):
+            with np.load(file, allow_pickle=False) as arrays:
+                runs = json.loads(str(arrays["runs"]))
+                self._keep(runs, {name.removeprefix("value/"): arrays[name] for name in arrays.files if name != "runs"})
+
+    def __contains__(self, run: Run) -> bool:
+        return _identity(*run) in self._values
+
+    def add(self, runs: Sequence[Run], values: Mapping[str, np.ndarray]) -> None:
+        """Keeps the values of a batch: arrays with a leading axis of runs."""
+        identities = [_identity(*run) for run in runs]
+        self._keep(identities, values)
+        if self.directory is not None:
+            arrays = {f"value/{name}": x for name, x in values.items()}
+            buffer = io.BytesIO()
+            np.savez(buffer, runs=json.dumps(identities), **arrays)  # type: ignore[arg-type]
+            number = len(list(self.directory.glob("batch-*.npz")))
+            temporary = self.directory / "unfinished.tmp"
+            temporary.write_bytes(buffer.getvalue())
+            os.replace(temporary, self.directory / f"batch-{number:05d}.npz")
+
+    def table(self, settings: Sequence[Setting], seeds: Sequence[int]) -> Table:
+        """The values of these settings and seeds, all of which must be there."""
+        runs = [[self._values[_identity(setting, seed)] for seed in seeds] for setting in settings]
+        return Table(list(settings), list(seeds), {name: _array(name, runs) for name in (runs[0][0] if runs else ())})
+
+    def _keep(self, identities: Sequence[Sequence], values: Mapping[str, np.ndarray]) -> None:
+        for i, (setting, seed) in enumerate(identities):
+            self._values[setting, seed] = {name: x[i] for name, x in values.items()}
+
+    @staticmethod
+    def _check_key(path: Path, data: list[int]) -> None:
+        if path.exists() and json.loads(path.read_text()) != data:
+            raise ValueError(f"{path.parent} holds a sweep with another key: give that one, or another directory.")
+        path.write_text(json.dumps(data))
+
+
+def _identity(setting: Setting, seed: int) -> tuple[str, int]:
+    return repr(sorted(setting.items())), seed
+
+
+def _array(name: str, runs: list[list[dict[str, np.ndarray]]]) -> np.ndarray:
+    shapes = {run[name].shape for row in runs for run in row if name in run}
+    if len(shapes) != 1 or any(name not in run for row in runs for run in row):
+        raise ValueError(
+            f"{name!r} has the shapes {sorted(shapes)} in different runs, or is missing in some: let summarize make"
+            " values of one shape, whatever the setting; and give a sweep with another summary another directory."
+        )
+    return np.stack([np.stack([run[name] for run in row]) for row in runs])

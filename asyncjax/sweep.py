@@ -1,0 +1,247 @@
+"""Many settings x seeds with common random numbers, in one compiled program for each shape."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from asyncjax import summaries
+from asyncjax.batch_progress import BatchProgress
+from asyncjax.lanes import Lane, LaneProgram, Numbers, Shape, keys_of
+from asyncjax.method import Method, Metrics, Result
+from asyncjax.schedules import Schedule, check
+from asyncjax.store import Store
+from asyncjax.table import Setting, Table
+
+Summary = Callable[..., Metrics]
+Run = tuple[int, int]  # (index of the setting, seed)
+
+
+def grid(**values: Iterable[Any]) -> list[Setting]:
+    """Every combination of these values; the last name varies fastest.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> aj.grid(learning_rate=[1e-3, 2e-3], delay=[0])
+      [{'learning_rate': 0.001, 'delay': 0}, {'learning_rate': 0.002, 'delay': 0}]
+    """
+    return [dict(zip(values, choice, strict=True)) for choice in itertools.product(*values.values())]
+
+
+def sweep(
+    method: Method | Callable[..., Method],
+    schedule: Schedule | Callable[..., Schedule],
+    settings: Sequence[Setting] = ({},),
+    *,
+    key: jax.Array,
+    seeds: int | Sequence[int] = 10,
+    summarize: Summary | Sequence[Summary] | None = None,
+    num_workers: int | None = None,
+    static: Sequence[str] = (),
+    batch_size: int | None = None,
+    max_bytes: int | None = None,
+    devices: Sequence[Any] | None = None,
+    directory: str | Path | None = None,
+    progress: bool = True,
+) -> Table:
+    """Runs every setting with every seed, and keeps a summary of each run.
+
+    A setting is a dictionary: name -> value. Each function below gets the values that its parameters name. Floats
+    reach `method` and `summarize` as traced numbers, so that settings which differ only in floats and in what
+    their schedules contain share one compiled program. Of other values each choice is a program of its own.
+
+    Seed i has the same random numbers in every setting: for parameters, environments, policies, service times and
+    evaluation. So what two settings differ in is seen seed by seed, see `Table.against`.
+
+    Args:
+      method: a method, or a function of a setting's values that makes one.
+      schedule: a schedule, or a function of a setting's values that makes one; if it also names `key`, every seed
+        has a schedule of its own.
+      settings: dictionaries with the same names, such as those of `grid`.
+      key: with the seed, the source of all chance.
+      seeds: S, for the seeds 0 to S - 1; or the seeds themselves.
+      summarize: one function or several that make name -> array of what is to be kept of a run, where it ran. They
+        may name `result`, `method`, `key` and a setting's values. By default `summaries.final()`.
+      num_workers: W; by default the setting's value `num_workers`, or else what its schedules name.
+      static: names of floats to compile in, for methods that need to know them.
+      batch_size: runs at a time; by default as many as `max_bytes` allow. Runs do not depend on each other, but
+        programs of different sizes may round differently. 1 is one run after the other.
+      max_bytes: for the runs of a batch, on each device; by default half of what is free.
+      devices: over which the runs of a batch are split; by default all local ones.
+      directory: where the summaries of finished batches are kept. A sweep that was stopped continues from there, and
+        one with more settings or seeds runs only what is new. That the functions are the same is not checked.
+      progress: show it, from two seconds on.
+
+    Returns:
+      A Table of what `summarize` made, with leading axes settings and seeds. Its value "finite" says whether a run's
+      parameters were finite at the end.
+
+    Raises:
+      ValueError: settings with different names, a value that no function names, a name without a value.
+
+    Example:
+      >>> import jax, optax, asyncjax as aj
+      >>> table = aj.sweep(
+      ...     lambda rate: aj.sgd(lambda w: 0.5 * w**2, 1.0, optimizer=optax.sgd(rate)),
+      ...     lambda delay: aj.schedules.fixed_delay(20, delay),
+      ...     aj.grid(rate=[0.1, 0.2], delay=[0, 4]),
+      ...     key=jax.random.key(0),
+      ...     seeds=3,
+      ... )
+      >>> table["loss"].shape
+      (4, 3)
+    """
+    seeds = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
+    summarize = [summaries.final()] if summarize is None else [summarize] if callable(summarize) else list(summarize)
+    recipe = Recipe(method, schedule, summarize, settings, key, seeds, num_workers, static)
+    store = Store(directory, key)
+    runs = [(i, seed) for i in range(len(recipe.settings)) for seed in seeds]
+    todo = [(i, seed) for i, seed in runs if (recipe.settings[i], seed) not in store]
+    with BatchProgress(len(runs), len(runs) - len(todo), progress) as shown:
+        for group, members in recipe.groups(todo).items():
+            program, shape = recipe.program(group, members, devices)
+            size = program.batch_size(len(members), batch_size, max_bytes)
+            for start in range(0, len(members), size):
+                batch = members[start : start + size]
+                values = program([recipe.lane(run, group, shape) for run in batch], size)
+                store.add([(recipe.settings[i], seed) for i, seed in batch], values)
+                shown.advance(len(batch))
+    return store.table(recipe.settings, seeds)
+
+
+class Group(NamedTuple):
+    """What the runs of one program have in common."""
+
+    fixed: tuple[tuple[str, Any], ...]  # the values that are compiled in
+    numbers: tuple[str, ...]  # the names of those that are not
+    num_workers: int
+    num_updates: int
+    group_size: int
+    read: Any  # the structure of the schedules' reads
+
+
+class Recipe:
+    """What each run of a sweep is made of; the arguments are those of `sweep`."""
+
+    def __init__(
+        self,
+        method: Method | Callable[..., Method],
+        schedule: Schedule | Callable[..., Schedule],
+        summarize: Sequence[Summary],
+        settings: Sequence[Setting],
+        key: jax.Array,
+        seeds: Sequence[int],
+        num_workers: int | None,
+        static: Sequence[str],
+    ) -> None:
+        self.method = (lambda: method) if isinstance(method, Method) else method
+        self.make_schedule = (lambda: schedule) if isinstance(schedule, Schedule) else schedule
+        self.summarize, self.settings, self.seeds = summarize, uniform(settings), seeds
+        self.num_workers, self.static = num_workers, set(static)
+        self.key_of = functools.cache(functools.partial(keys_of, key))
+        self.workers_of = functools.cache(self._workers)
+        self._schedules: dict[Any, Schedule] = {}
+        names = self.settings[0].keys() if self.settings else ()
+        self.of_method = _wanted("method", self.method, names, ())
+        self.of_schedule = _wanted("schedule", self.make_schedule, names, ("key",))
+        of_summary = [_wanted("summarize", f, names, ("result", "method", "key")) for f in summarize]
+        self.inside = self.of_method.union(*of_summary) - {"result", "method", "key"}
+        if unused := set(names) - self.inside - self.of_schedule - {"num_workers"}:
+            raise ValueError(f"The settings have {sorted(unused)}, which neither method, schedule nor summarize names.")
+
+    def groups(self, runs: Sequence[Run]) -> dict[Group, list[Run]]:
+        """The runs by the program that they share."""
+        groups: dict[Group, list[Run]] = {}
+        for run in runs:
+            groups.setdefault(self._group(*run), []).append(run)
+        return groups
+
+    def program(self, group: Group, members: Sequence[Run], devices: Sequence[Any] | None) -> tuple[LaneProgram, Shape]:
+        """The program of a group, and what it takes a schedule for."""
+        unique = {id(s): s for s in (self.schedule(*run) for run in members)}
+        shape = Shape.of(list(unique.values()), group.num_workers)
+        fixed = dict(group.fixed)
+
+        def build(numbers: Numbers) -> Method:
+            return _call(self.method, {**fixed, **numbers})
+
+        def summarize(method: Method, result: Result, numbers: Numbers, key: jax.Array) -> Metrics:
+            available = {**fixed, **numbers, "method": method, "result": result, "key": key}
+            return {name: x for f in self.summarize for name, x in _call(f, available).items()}
+
+        try:
+            return LaneProgram(shape, build, summarize, self.lane(members[0], group, shape), devices), shape
+        except jax.errors.ConcretizationTypeError as error:
+            error.add_note(f"Of the settings {group.numbers} are traced: name those that must be known in static=.")
+            raise
+
+    def lane(self, run: Run, group: Group, shape: Shape) -> Lane:
+        """The inputs of one run."""
+        index, seed = run
+        numbers = {name: np.float32(self.settings[index][name]) for name in group.numbers}
+        keys = self.key_of(seed)
+        return Lane(numbers, keys.run, keys.summary, shape.plan(self.schedule(index, seed)))
+
+    def schedule(self, index: int, seed: int) -> Schedule:
+        """The schedule of a run; runs whose schedules have the same arguments share it."""
+        values = {name: self.settings[index][name] for name in self.of_schedule if name != "key"}
+        identity = (tuple(values.items()), seed if "key" in self.of_schedule else None)
+        if identity not in self._schedules:
+            made = _call(self.make_schedule, {**values, "key": self.key_of(seed).schedule})
+            self._schedules[identity] = check(made)._replace(time=None, begin=None, end=None)
+        return self._schedules[identity]
+
+    def _group(self, index: int, seed: int) -> Group:
+        setting, schedule = self.settings[index], self.schedule(index, seed)
+        traced = {n for n in self.inside if isinstance(setting[n], float) and n not in self.static}
+        fixed = tuple((name, setting[name]) for name in sorted(self.inside - traced))
+        num_workers = self.num_workers or setting.get("num_workers") or self.workers_of(index)
+        check(schedule, num_workers)
+        read = jax.tree.structure(schedule.read)
+        return Group(fixed, tuple(sorted(traced)), num_workers, schedule.num_updates, schedule.group_size, read)
+
+    def _workers(self, index: int) -> int:
+        """The workers that the schedules of a setting name, of whichever seed."""
+        return max(self.schedule(index, seed).num_workers for seed in self.seeds)
+
+
+def uniform(settings: Sequence[Setting]) -> list[Setting]:
+    """The settings, in Python's types; a name whose values are floats in some of them has floats in all.
+
+    Raises:
+      ValueError: they have different names.
+    """
+    plain = [{name: x.item() if isinstance(x, np.generic) else x for name, x in s.items()} for s in settings]
+    for setting in plain:
+        if setting.keys() != plain[0].keys():
+            raise ValueError(f"The settings {plain[0]} and {setting} have different names: give every one all names.")
+        if unusable := [name for name, x in setting.items() if not isinstance(x, Hashable)]:
+            raise ValueError(
+                f"The setting {setting} has a value for {unusable[0]!r} that can not be compared:"
+                " give numbers, strings, or tuples of them."
+            )
+    floats = {name for setting in plain for name, x in setting.items() if isinstance(x, float)}
+    return [{name: float(x) if name in floats and type(x) is int else x for name, x in s.items()} for s in plain]
+
+
+def _wanted(role: str, function: Callable[..., Any], names: Iterable[str], further: Iterable[str]) -> set[str]:
+    """Which of these names a function takes; raises ValueError where it needs others."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return {*names, *further}
+    missing = [p.name for p in parameters if p.default is p.empty and p.name not in {*names, *further}]
+    if missing and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        raise ValueError(f"{role} names {missing}, but the settings have {sorted(names)}: give each a value.")
+    return {p.name for p in parameters} & {*names, *further}
+
+
+def _call(function: Callable[..., Any], available: Setting) -> Any:
+    """Calls a function with what it names."""
+    return function(**{name: available[name] for name in _wanted("", function, available, ())})

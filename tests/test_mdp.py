@@ -172,3 +172,36 @@ def test_a_discount_without_values_is_refused(mdp, discount, sentence):
 def test_problems_that_always_end_need_no_discount():
     aj.mdp.check(aj.mdp.random_walk(5), 1.0)
     aj.mdp.check(aj.mdp.corridor(5), 1.0)
+
+
+@pytest.mark.parametrize("chunk", [2, 100])
+@pytest.mark.parametrize(
+    ("part", "value", "sentence"),
+    [
+        ("reward", np.nan, "state 5, action 1: its reward is nan"),
+        ("probability", [0.5, 0.6], "state 5, action 1: its probabilities sum to 1.1"),
+        ("probability", [1.5, -0.5], "state 5, action 1: successor 1 has probability -0.5"),
+        ("successor", [2, 7], "state 5, action 1: successor 1 is state 7, outside the 7 states"),
+        (None, None, None),
+    ],
+)
+def test_functions_are_checked_state_by_state(chunk, part, value, sentence):
+    def transition(state, action):
+        good = {"reward": 1.0, "successor": [0, 6], "probability": [0.25, 0.75]}
+        bad = good | {part: value}
+        here = (state == 5) & (action == 1)
+        types = {"reward": float, "successor": jnp.int32, "probability": float}
+        return tuple(jnp.where(here, jnp.asarray(bad[x], types[x]), jnp.asarray(good[x], types[x])) for x in types)
+
+    mdp = aj.mdp.FunctionMDP(7, 2, transition)
+    if part is None:
+        assert aj.mdp.check_function(mdp, chunk) is mdp
+    else:
+        with pytest.raises(ValueError, match=sentence):
+            aj.mdp.check_function(mdp, chunk)
+
+
+def test_functions_need_an_action_in_every_state():
+    mdp = aj.mdp.FunctionMDP(4, 2, lambda s, a: (jnp.where(s == 2, -jnp.inf, 0.0), s[None], jnp.ones(1)))
+    with pytest.raises(ValueError, match="state 2 has no action"):
+        aj.mdp.check_function(mdp)

@@ -1,6 +1,6 @@
 """Tabular Markov decision processes: types, Bellman operators, problems, exact values."""
 
-from asyncjax.mdp.check import check
+from asyncjax.mdp.check import check, check_function
 from asyncjax.mdp.convert import from_arrays, from_rows, from_scipy, load, save, tabulate
 from asyncjax.mdp.core import MDP, AnyMDP, FunctionMDP, action_values, bellman, policy_backup
 from asyncjax.mdp.exact import exact_values, policy_values
@@ -24,6 +24,7 @@ __all__ = [
     "action_values",
     "bellman",
     "check",
+    "check_function",
     "corridor",
     "cycle",
     "exact_values",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from asyncjax.mdp.core import MDP
+from asyncjax.mdp.core import MDP, FunctionMDP
 
 
 def check(mdp: MDP, discount: float | None = None) -> MDP:
@@ -21,22 +23,41 @@ def check(mdp: MDP, discount: float | None = None) -> MDP:
     """
     reward, successor, probability = (np.asarray(x) for x in mdp)
     _check_shapes(reward, successor, probability)
-    _refuse(np.isnan(reward) | (reward == np.inf), "its reward is {}; use a finite one, or -inf to forbid it", reward)
+    _check_rows(reward, successor, probability, mdp.num_states)
     for state in np.flatnonzero(np.isneginf(reward).all(axis=0))[:1]:
-        raise ValueError(f"state {state} has no action: every reward is -inf; give it one, or make it absorbing.")
-    sums = np.zeros(reward.shape)
-    for k in range(successor.shape[1]):  # one successor at a time: temporaries stay the size of the rewards
-        p, s = probability[:, k], successor[:, k]
-        _refuse(~(p >= 0), "successor {} has probability {}; probabilities are at least 0", k, p)
-        _refuse(
-            (s < 0) | (s >= reward.shape[1]), "successor {} is state {}, outside the {} states", k, s, len(reward.T)
-        )
-        sums += p
-    error = 1e-9 if probability.dtype == np.float64 else 1e-4
-    wrong = (np.abs(sums - 1) > error) & (sums != 0) & ~np.isneginf(reward)
-    _refuse(wrong, "its probabilities sum to {}; make them sum to 1, or all be 0 where the episode ends", sums)
+        raise _no_action(state)
     if discount is not None:
         check_discount(mdp, discount)
+    return mdp
+
+
+def check_function(mdp: FunctionMDP, chunk: int = 1 << 16) -> FunctionMDP:
+    """The same for a function: it is called once for every state and action, so many states at a time."""
+
+    def wrong(state: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array]:
+        reward, successor, probability = mdp.transition(state, action)
+        total, forbidden = probability.sum(), jnp.isneginf(reward)
+        row = jnp.isnan(reward) | jnp.isposinf(reward) | ~(probability >= 0).all()
+        row |= ((successor < 0) | (successor >= mdp.num_states)).any()
+        return row | ((jnp.abs(total - 1) > _rounding(total.dtype)) & (total != 0) & ~forbidden), forbidden
+
+    def first_wrong(start: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Whether a state of the chunk is wrong, and the first of them."""
+        states = jnp.minimum(start + jnp.arange(chunk, dtype=jnp.int32), mdp.num_states - 1)
+        actions = jnp.arange(mdp.num_actions, dtype=jnp.int32)
+        rows, forbidden = jax.vmap(lambda s: jax.vmap(lambda a: wrong(s, a))(actions))(states)
+        faults = rows.any(axis=1) | forbidden.all(axis=1)
+        return faults.any(), states[jnp.argmax(faults)]
+
+    chunk = min(chunk, mdp.num_states)
+    starts = jnp.arange(0, mdp.num_states, chunk, dtype=jnp.int32)
+    found, states = jax.jit(lambda starts: jax.lax.map(first_wrong, starts))(starts)
+    for state in np.asarray(states)[np.asarray(found)][:1]:
+        actions = range(mdp.num_actions)
+        rows = [[np.asarray(x) for x in mdp.transition(jnp.int32(state), jnp.int32(action))] for action in actions]
+        reward, successor, probability = (np.stack(column)[..., None] for column in zip(*rows, strict=True))
+        _check_rows(reward, successor, probability, mdp.num_states, first_state=int(state))
+        raise _no_action(state)
     return mdp
 
 
@@ -83,9 +104,33 @@ def _check_shapes(reward: np.ndarray, successor: np.ndarray, probability: np.nda
         )
 
 
-def _refuse(wrong: np.ndarray, sentence: str, *details: object) -> None:
-    """Raises the sentence for the first state (and its first action) that is wrong: Bool[A, S]."""
-    for state in np.flatnonzero(wrong.any(axis=0))[:1]:
-        action = int(np.argmax(wrong[:, state]))
-        facts = (x[action, state] if isinstance(x, np.ndarray) else x for x in details)
-        raise ValueError(f"state {state}, action {action}: {sentence.format(*facts)}.")
+def _check_rows(
+    reward: np.ndarray, successor: np.ndarray, probability: np.ndarray, num_states: int, first_state: int = 0
+) -> None:
+    """Refuses rows of numbers that are none: those of the states from `first_state` on."""
+
+    def refuse(wrong: np.ndarray, sentence: str, *details: object) -> None:
+        """Raises the sentence for the first state (and its first action) that is wrong: Bool[A, S]."""
+        for state in np.flatnonzero(wrong.any(axis=0))[:1]:
+            action = int(np.argmax(wrong[:, state]))
+            facts = (x[action, state] if isinstance(x, np.ndarray) else x for x in details)
+            raise ValueError(f"state {first_state + state}, action {action}: {sentence.format(*facts)}.")
+
+    refuse(np.isnan(reward) | (reward == np.inf), "its reward is {}; use a finite one, or -inf to forbid it", reward)
+    sums = np.zeros(reward.shape)
+    for k in range(successor.shape[1]):  # one successor at a time: temporaries stay the size of the rewards
+        p, s = probability[:, k], successor[:, k]
+        refuse(~(p >= 0), "successor {} has probability {}; probabilities are at least 0", k, p)
+        refuse((s < 0) | (s >= num_states), "successor {} is state {}, outside the {} states", k, s, num_states)
+        sums += p
+    wrong = (np.abs(sums - 1) > _rounding(probability.dtype)) & (sums != 0) & ~np.isneginf(reward)
+    refuse(wrong, "its probabilities sum to {}; make them sum to 1, or all be 0 where the episode ends", sums)
+
+
+def _rounding(dtype: np.dtype) -> float:
+    """How far from 1 probabilities of this type may sum."""
+    return 1e-9 if dtype == np.float64 else 1e-4
+
+
+def _no_action(state: int) -> ValueError:
+    return ValueError(f"state {state} has no action: every reward is -inf; give it one, or make it absorbing.")

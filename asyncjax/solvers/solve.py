@@ -9,7 +9,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from asyncjax.mdp import MDP, AnyMDP, FunctionMDP, check
+from asyncjax.mdp import MDP, AnyMDP, FunctionMDP, check, check_function
 from asyncjax.solvers import methods
 from asyncjax.solvers.asynchronous import asynchronous
 from asyncjax.solvers.device import DeviceModel
@@ -118,8 +118,10 @@ def _check_arguments(mdp: AnyMDP, discount: float, method: str, tolerance: float
         raise ValueError(f"initial has shape {np.shape(initial)}; use ({mdp.num_states},), one value a state.")
     if isinstance(mdp, MDP):
         check(mdp, discount)
-    elif not 0 <= discount < 1:
+        return
+    if not 0 <= discount < 1:
         raise ValueError(f"discount={discount}: for a function use one from 0 to below 1; `aj.mdp.tabulate` allows 1.")
+    check_function(mdp)
 
 
 def _model(

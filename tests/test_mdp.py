@@ -191,7 +191,8 @@ def test_functions_are_checked_state_by_state(chunk, part, value, sentence):
         bad = good | {part: value}
         here = (state == 5) & (action == 1)
         types = {"reward": float, "successor": jnp.int32, "probability": float}
-        return tuple(jnp.where(here, jnp.asarray(bad[x], types[x]), jnp.asarray(good[x], types[x])) for x in types)
+        one = [jnp.where(here, jnp.asarray(bad[x], types[x]), jnp.asarray(good[x], types[x])) for x in types]
+        return one[0], one[1], one[2]
 
     mdp = aj.mdp.FunctionMDP(7, 2, transition)
     if part is None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from asyncjax import summaries
 from asyncjax.batch_progress import BatchProgress
+from asyncjax.engine import check_positive
 from asyncjax.lanes import Lane, LaneProgram, Numbers, Shape, keys_of
 from asyncjax.method import Method, Metrics, Result
 from asyncjax.schedules import Schedule, check
@@ -98,7 +99,10 @@ def sweep(
       >>> table["loss"].shape
       (4, 3)
     """
+    check_positive(batch_size=batch_size, max_bytes=max_bytes, num_workers=num_workers)
     seeds = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds={seeds}: give at least one seed, and none twice.")
     summarize = [summaries.final()] if summarize is None else [summarize] if callable(summarize) else list(summarize)
     recipe = Recipe(method, schedule, summarize, settings, key, seeds, num_workers, static)
     store = Store(directory, key)
@@ -148,13 +152,15 @@ class Recipe:
         self.key_of = functools.cache(functools.partial(keys_of, key))
         self.workers_of = functools.cache(self._workers)
         self._schedules: dict[Any, Schedule] = {}
-        names = self.settings[0].keys() if self.settings else ()
+        names = self.settings[0].keys()
         self.of_method = _wanted("method", self.method, names, ())
         self.of_schedule = _wanted("schedule", self.make_schedule, names, ("key",))
         of_summary = [_wanted("summarize", f, names, ("result", "method", "key")) for f in summarize]
         self.inside = self.of_method.union(*of_summary) - {"result", "method", "key"}
         if unused := set(names) - self.inside - self.of_schedule - {"num_workers"}:
             raise ValueError(f"The settings have {sorted(unused)}, which neither method, schedule nor summarize names.")
+        if unknown := self.static - set(names):
+            raise ValueError(f"static={sorted(unknown)}: the settings have no such names, but {sorted(names)}.")
 
     def groups(self, runs: Sequence[Run]) -> dict[Group, list[Run]]:
         """The runs by the program that they share."""
@@ -174,7 +180,7 @@ class Recipe:
 
         def summarize(method: Method, result: Result, numbers: Numbers, key: jax.Array) -> Metrics:
             available = {**fixed, **numbers, "method": method, "result": result, "key": key}
-            return {name: x for f in self.summarize for name, x in _call(f, available).items()}
+            return _merged([_call(f, available) for f in self.summarize])
 
         try:
             return LaneProgram(shape, build, summarize, self.lane(members[0], group, shape), devices), shape
@@ -216,8 +222,10 @@ def uniform(settings: Sequence[Setting]) -> list[Setting]:
     """The settings, in Python's types; a name whose values are floats in some of them has floats in all.
 
     Raises:
-      ValueError: they have different names.
+      ValueError: there are none, they have different names, or values that no other can equal.
     """
+    if not settings:
+        raise ValueError("settings is empty: give at least one setting, such as {}.")
     plain = [{name: x.item() if isinstance(x, np.generic) else x for name, x in s.items()} for s in settings]
     for setting in plain:
         if setting.keys() != plain[0].keys():
@@ -229,6 +237,16 @@ def uniform(settings: Sequence[Setting]) -> list[Setting]:
             )
     floats = {name for setting in plain for name, x in setting.items() if isinstance(x, float)}
     return [{name: float(x) if name in floats and type(x) is int else x for name, x in s.items()} for s in plain]
+
+
+def _merged(parts: Sequence[Any]) -> Metrics:
+    """What several functions summarize, as one dictionary."""
+    if wrong := [part for part in parts if not isinstance(part, dict)]:
+        raise ValueError(f"summarize gave {type(wrong[0]).__name__}: make a dictionary, name -> array.")
+    names = ["finite", *(name for part in parts for name in part)]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"summarize gives {sorted(twice)} twice, or 'finite', which is always there: rename them.")
+    return {name: x for part in parts for name, x in part.items()}
 
 
 def _wanted(role: str, function: Callable[..., Any], names: Iterable[str], further: Iterable[str]) -> set[str]:

@@ -126,8 +126,12 @@ class Table:
             writer.writerows(rows)
 
     def __str__(self) -> str:
-        """A line per setting: interquartile means with their intervals."""
-        names = [n for n in self.scalars if n != "finite"]
+        """`text` of what runs are judged by, or of everything if they report nothing of the kind."""
+        return self.text(*[n for n in ("evaluation", "return", "loss") if n in self.scalars])
+
+    def text(self, *names: str) -> str:
+        """A line per setting: interquartile means with their intervals, of these scalars or of all."""
+        names = names or tuple(n for n in self.scalars if n != "finite")
         cells = [[*self.varied, *names]]
         intervals = {name: self.interval(name) for name in names}
         for i, setting in enumerate(self.settings):

@@ -19,6 +19,7 @@ import optax
 
 from asyncjax.environment import Environment, make_env
 from asyncjax.method import Method
+from asyncjax.traced import is_traced
 from asyncjax.tuned import tuned
 
 OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
@@ -142,9 +143,9 @@ def make_env_from(env: str, params: tuple[str, ...] | list[str]) -> Environment:
     return make_env(env, **values)
 
 
-def make_optimizer(name: str | None, learning_rate: float | None) -> optax.GradientTransformation | None:
+def make_optimizer(name: str | None, learning_rate: Any) -> optax.GradientTransformation | None:
     """The optimizer of the options; None, the method's default, where neither is given."""
-    if learning_rate is not None and not learning_rate > 0:
+    if learning_rate is not None and not is_traced(learning_rate) and not learning_rate > 0:
         raise ValueError(f"learning_rate={learning_rate}: a step size is positive, such as 1e-3.")
     if name is None and learning_rate is None:
         return None

@@ -22,7 +22,7 @@ from asyncjax.waves import Layout, Plan, Planner, distinct_workers, last_use, ma
 CPU_LANES = 16
 SPLIT = jax.sharding.PartitionSpec("lanes")
 Numbers = Mapping[str, Array]  # the traced numbers of a setting, by name
-Summarize = Callable[[Method, Result, Numbers, jax.Array], Metrics]
+Summarize = Callable[[Method, Result, Array, Numbers, jax.Array], Metrics]
 
 
 class Keys(NamedTuple):
@@ -98,7 +98,7 @@ class LaneProgram:
     Args:
       shape: of the schedules.
       build: numbers -> method.
-      summarize: (method, result, numbers, key) -> arrays, all that leaves the device of a run.
+      summarize: (method, result, staleness Int[T, G], numbers, key) -> arrays, all that leaves the device of a run.
       example: the inputs of any of the runs.
       devices: over which the lanes are split.
 
@@ -120,7 +120,7 @@ class LaneProgram:
         def one(lane: Lane) -> Metrics:
             method = build(lane.numbers)
             result = shape.run(method, lane.run_key, lane.plan)
-            values = summarize(method, result, lane.numbers, lane.summary_key)
+            values = summarize(method, result, lane.plan.staleness, lane.numbers, lane.summary_key)
             finite = all_finite(method.view(result.shared))
             return {**{name: jnp.asarray(x) for name, x in values.items()}, "finite": finite}
 

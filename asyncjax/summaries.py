@@ -65,6 +65,11 @@ def curve(points: int = 50, metric: str = "return") -> Callable[[Result], Metric
     return summarize
 
 
+def mean_staleness(staleness: jax.Array) -> Metrics:
+    """Of a run's messages, Int[T, G]: {"staleness": Float32[]}."""
+    return {"staleness": staleness.astype(jnp.float32).mean()}
+
+
 def evaluation(
     env: Environment | str, episodes: int = 100, greedy: bool = True
 ) -> Callable[[Result, Method, jax.Array], Metrics]:

@@ -16,12 +16,13 @@ from asyncjax import summaries
 from asyncjax.batch_progress import BatchProgress
 from asyncjax.engine import check_positive
 from asyncjax.lanes import Lane, LaneProgram, Numbers, Shape, keys_of
-from asyncjax.method import Method, Metrics, Result
+from asyncjax.method import Array, Method, Metrics, Result
 from asyncjax.schedules import Schedule, check
 from asyncjax.store import Store
 from asyncjax.table import Setting, Table
 
 Summary = Callable[..., Metrics]
+OF_RUN = ("result", "method", "staleness", "key")  # what summaries may name beside a setting's values
 Run = tuple[int, int]  # (index of the setting, seed)
 
 
@@ -69,7 +70,8 @@ def sweep(
       key: with the seed, the source of all chance.
       seeds: S, for the seeds 0 to S - 1; or the seeds themselves.
       summarize: one function or several that make name -> array of what is to be kept of a run, where it ran. They
-        may name `result`, `method`, `key` and a setting's values. By default `summaries.final()`.
+        may name `result`, `method`, `staleness` (Int[T, G]), `key` and a setting's values. By default
+        `summaries.final()`.
       num_workers: W; by default the setting's value `num_workers`, or else what its schedules name.
       static: names of floats to compile in, for methods that need to know them.
       batch_size: runs at a time; by default as many as `max_bytes` allow. Runs do not depend on each other, but
@@ -155,8 +157,8 @@ class Recipe:
         names = self.settings[0].keys()
         self.of_method = _wanted("method", self.method, names, ())
         self.of_schedule = _wanted("schedule", self.make_schedule, names, ("key",))
-        of_summary = [_wanted("summarize", f, names, ("result", "method", "key")) for f in summarize]
-        self.inside = self.of_method.union(*of_summary) - {"result", "method", "key"}
+        of_summary = [_wanted("summarize", f, names, OF_RUN) for f in summarize]
+        self.inside = self.of_method.union(*of_summary) - set(OF_RUN)
         if unused := set(names) - self.inside - self.of_schedule - {"num_workers"}:
             raise ValueError(f"The settings have {sorted(unused)}, which neither method, schedule nor summarize names.")
         if unknown := self.static - set(names):
@@ -178,8 +180,9 @@ class Recipe:
         def build(numbers: Numbers) -> Method:
             return _call(self.method, {**fixed, **numbers})
 
-        def summarize(method: Method, result: Result, numbers: Numbers, key: jax.Array) -> Metrics:
-            available = {**fixed, **numbers, "method": method, "result": result, "key": key}
+        def summarize(method: Method, result: Result, staleness: Array, numbers: Numbers, key: jax.Array) -> Metrics:
+            of_run = {"method": method, "result": result, "staleness": staleness, "key": key}
+            available = {**fixed, **numbers, **of_run}
             return _merged([_call(f, available) for f in self.summarize])
 
         try:

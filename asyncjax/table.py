@@ -83,6 +83,19 @@ class Table:
         kept = self._rows([i for i, _ in pairs], {})
         return dataclasses.replace(kept, values=differences, baseline={**self.baseline, **baseline})
 
+    def sorted(self, name: str) -> Table:
+        """The settings by the interquartile mean of a scalar, the largest first, those without a number last."""
+        order = np.argsort(-np.nan_to_num(self.interval(name)[0], nan=-np.inf), kind="stable")
+        return self._rows(order.tolist(), self.values)
+
+    def first(self, count: int) -> Table:
+        """The first so many settings."""
+        return self._rows(list(range(min(count, len(self.settings)))), self.values)
+
+    def label(self, index: int) -> str:
+        """A setting in words: what sets it apart."""
+        return _words({name: self.settings[index][name] for name in self.varied}) if self.varied else ""
+
     def interval(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The interquartile mean over seeds and the ends of its 95 % bootstrap interval, each Float[N, ...]."""
         middle, low, high = statistics.interquartile_mean(np.moveaxis(np.asarray(self[name], np.float64), 1, 0))
@@ -135,11 +148,11 @@ class Table:
         cells = [[*self.varied, *names]]
         intervals = {name: self.interval(name) for name in names}
         for i, setting in enumerate(self.settings):
-            columns = [_interval(*(float(x[i]) for x in intervals[name])) for name in names]
+            columns = [_interval(*(float(x[i]) for x in intervals[name]), bool(self.baseline)) for name in names]
             cells.append([*(_short(setting[name]) for name in self.varied), *columns])
         widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
         lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
-        what = f"difference from {_words(self.baseline)}, " if self.baseline else ""
+        what = f"difference from {_words(self.baseline)} seed by seed, * if resolved, " if self.baseline else ""
         if "finite" in self.values and not self["finite"].all():
             lines.append(f"{np.sum(~self['finite'])} of {self['finite'].size} runs ended with parameters not finite")
         lines.append(f"{what}interquartile mean of {len(self.seeds)} seeds [95 % bootstrap interval]")
@@ -174,14 +187,15 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _interval(middle: float, low: float, high: float) -> str:
-    return f"{middle:.4g} [{low:.4g}, {high:.4g}]"
+def _interval(middle: float, low: float, high: float, difference: bool) -> str:
+    mark = "*" if difference and (low > 0 or high < 0) else " " if difference else ""
+    return f"{middle:.4g} [{low:.4g}, {high:.4g}]{mark}"
 
 
 def _save_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
     try:
-        import pyarrow
-        import pyarrow.parquet
+        import pyarrow  # pyright: ignore[reportMissingImports]
+        import pyarrow.parquet  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError('Parquet needs pyarrow: pip install "asyncjax[sweep]", or save as .csv.') from error
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)

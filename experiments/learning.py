@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import asyncjax as aj
-from asyncjax import commandline, plotting, statistics
-from asyncjax.environment import Environment
+from asyncjax import commandline, plotting, statistics, summaries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,65 +85,52 @@ def run(name: str, args: Args) -> dict[str, Any]:
     method = commandline.build(commandline.factories()[name], env, args)
     per_update = commandline.steps_per_message(env, args) * args["group_size"]
     updates = -(-args["total_steps"] // per_update)
+    curve = summaries.curve(min(args["points"], updates))
+    evaluation = summaries.evaluation(env, args["eval_episodes"], greedy=not args["sample"])
     start = time.perf_counter()
-    shared, metrics, staleness = {"emulate": emulated, "threads": threaded}[args["engine"]](args, method, updates)
-    evaluation = evaluate(args, method, env, shared)
-    steps, returns = curve(metrics, per_update, args["points"])
+    engine = {"emulate": emulated, "threads": threaded}[args["engine"]]
+    values = engine(args, method, updates, curve, evaluation)
     seconds = time.perf_counter() - start
-    return {"evaluation": evaluation, "steps": steps, "returns": returns, "staleness": staleness, "seconds": seconds}
+    returns = values["return_curve"]
+    first = int(np.argmax(~np.isnan(returns).any(0)))  # the curve begins when every seed has finished an episode
+    steps = summaries.stretch_ends(updates, returns.shape[1]) * per_update
+    return {
+        "evaluation": values["evaluation"],
+        "steps": steps[first:],
+        "returns": returns[:, first:],
+        "staleness": float(values["staleness"].mean()),
+        "seconds": seconds,
+    }
 
 
-def evaluate(args: Args, method: aj.Method, env: Environment, shared: Any) -> np.ndarray:
-    """Float[S], the mean return of each seed's final policy."""
-    options = {"num_episodes": args["eval_episodes"], "greedy": not args["sample"]}
-    each = jax.jit(jax.vmap(lambda s, key: aj.evaluate(method, env, s, key, **options).mean()))
-    return np.asarray(each(shared, jax.random.split(jax.random.key(1), args["seeds"])))
+def emulated(args: Args, method: aj.Method, num_updates: int, curve: Any, evaluation: Any) -> dict[str, np.ndarray]:
+    """Every seed under a schedule of its own: name -> Float[S, ...]."""
+    workers, group_size = args["num_workers"], args["group_size"]
+
+    def schedule(key: jax.Array) -> aj.Schedule:
+        return aj.schedules.from_service_times(aj.service.exponential(), num_updates, workers, key, group_size)
+
+    table = aj.sweep(
+        method,
+        schedule,
+        key=jax.random.key(0),
+        seeds=args["seeds"],
+        summarize=[curve, evaluation, summaries.mean_staleness],
+        num_workers=workers,
+        batch_size=None if args["together"] else 1,
+    )
+    return {name: x[0] for name, x in table.values.items()}
 
 
-def emulated(args: Args, method: aj.Method, num_updates: int) -> tuple[Any, Any, float]:
-    """Every seed under a schedule of its own."""
-    keys = jax.random.split(jax.random.key(0), args["seeds"])
-    service, workers, group_size = aj.service.exponential(), args["num_workers"], args["group_size"]
-    schedules = [
-        aj.schedules.from_service_times(service, num_updates, workers, jax.random.fold_in(key, 0), group_size)
-        for key in keys
-    ]
-
-    def one(worker: Any, read: Any, key: Any) -> aj.Result:
-        return aj.emulate(method, aj.Schedule(worker, read), key, num_workers=workers)
-
-    if args["together"]:
-        read, worker = (np.stack([np.asarray(getattr(s, name)) for s in schedules]) for name in ("read", "worker"))
-        result = jax.vmap(one)(worker, read, keys)
-    else:
-        result = stack([one(s.worker, s.read, key) for s, key in zip(schedules, keys, strict=True)])
-    return result.shared, result.metrics, float(np.mean([s.staleness().mean() for s in schedules]))
-
-
-def threaded(args: Args, method: aj.Method, num_updates: int) -> tuple[Any, Any, float]:
+def threaded(args: Args, method: aj.Method, num_updates: int, curve: Any, evaluation: Any) -> dict[str, np.ndarray]:
     """One run after the other on host threads."""
     sizes = {"num_workers": args["num_workers"], "num_updates": num_updates, "group_size": args["group_size"]}
-    runs = [aj.run_threads(method, jax.random.key(seed), **sizes) for seed in range(args["seeds"])]
-    result = stack([result for result, _ in runs])
-    return result.shared, result.metrics, float(np.mean([schedule.staleness().mean() for _, schedule in runs]))
-
-
-def stack(results: list[aj.Result]) -> aj.Result:
-    """One result with the seeds on axis 0; without the workers' states, which nobody asks for."""
-    shared_and_metrics = [aj.Result(result.shared, (), result.metrics) for result in results]
-    return jax.tree.map(lambda *x: jnp.stack(x), *shared_and_metrics)
-
-
-def curve(metrics: Any, per_update: int, points: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean return of the episodes that ended in each stretch of updates; where none did, the stretch before counts."""
-    totals = {name: np.asarray(metrics[name]).sum(-1) for name in ("return_sum", "episodes")}
-    stretches = np.array_split(np.arange(totals["episodes"].shape[1]), points)
-    sums, counts = (np.stack([totals[n][:, s].sum(-1) for s in stretches], -1) for n in ("return_sum", "episodes"))
-    returns = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-    for i in range(1, returns.shape[1]):
-        returns[:, i] = np.where(np.isnan(returns[:, i]), returns[:, i - 1], returns[:, i])
-    first = int(np.argmax(~np.isnan(returns).any(0)))  # the curve begins when every seed has finished an episode
-    return np.array([(s[-1] + 1) * per_update for s in stretches])[first:], returns[:, first:]
+    rows = []
+    for seed in range(args["seeds"]):
+        result, schedule = aj.run_threads(method, jax.random.key(seed), **sizes)
+        row = {**jax.jit(curve)(result), **evaluation(result, method, jax.random.key(args["seeds"] + seed))}
+        rows.append({**row, "staleness": schedule.staleness().mean()})
+    return {name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]}
 
 
 if __name__ == "__main__":

@@ -198,7 +198,13 @@ def mdpax_solver(mdp: MDP, discount: float, tolerance: float) -> Solver:
 
     # Its default, the span of the changes, certifies a policy and leaves the values far off.
     solver = ValueIteration(Table(), gamma=discount, epsilon=tolerance, convergence_test="max_diff", verbose=0)
-    return lambda: np.asarray(solver.solve(max_iterations=10**6).values)
+    start = solver.values
+
+    def run() -> np.ndarray:
+        solver.values, solver.iteration = start, 0  # or it goes on from its last answer
+        return np.asarray(solver.solve(max_iterations=10**6).values)
+
+    return run
 
 
 PEERS: dict[str, Callable[[MDP, float, float], Solver]] = {

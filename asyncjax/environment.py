@@ -6,13 +6,17 @@ One environment is unbatched: callers `vmap` it. A step resets by itself when th
 
 from __future__ import annotations
 
+import functools
+import importlib
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 PyTree = Any
+PACKAGES = ("gymnasium", "envpool", "brax")  # of environments; their ids are written package:id
 
 
 class Discrete(NamedTuple):
@@ -92,19 +96,24 @@ class Environment(NamedTuple):
 
 
 def make_env(env: str | Environment | Any, **params: Any) -> Environment:
-    """An environment from a gymnax id, from a gymnax-style environment object, or unchanged from an Environment.
+    """An environment from an id, from an environment object or a constructor of one, or unchanged from an Environment.
+
+    Those of gymnax and brax are compiled with the method. Those of gymnasium and EnvPool live on the host, see
+    `asyncjax.host_environment`: the engines that step one worker at a time can run them, `emulate` can not.
 
     Args:
-      env: a gymnax id such as "CartPole-v1", an object with gymnax's `reset`, `step` and `default_params`,
-        or an Environment, which is passed through.
+      env: a gymnax id such as "CartPole-v1"; "gymnasium:CartPole-v1", "envpool:Pong-v5" or "brax:ant", for which the
+        extra `envs` is needed; an object with gymnax's `reset`, `step` and `default_params`; a function that makes
+        a `gymnasium.Env`; or an Environment, which is passed through.
       **params: values that replace the environment's default parameters or, for an id, its constructor's
-        arguments. Numbers may be traced arrays.
+        arguments. Numbers of gymnax's may be traced arrays.
 
     Returns:
       An Environment. Its arithmetic is 32 bit whether `jax_enable_x64` is on or off.
 
     Raises:
       ValueError: unknown id, or an id whose data would have to be downloaded.
+      ImportError: a package that the id needs is not installed.
       TypeError: a parameter that the environment does not have, or an object that is no environment.
 
     Example:
@@ -124,14 +133,32 @@ def make_env(env: str | Environment | Any, **params: Any) -> Environment:
     from asyncjax import gymnax_adapter
 
     if isinstance(env, str):
-        return gymnax_adapter.from_id(env, params)
+        package, colon, env_id = env.partition(":")
+        return _adapter(package).from_id(env_id, params) if colon else gymnax_adapter.from_id(env, params)
     missing = [name for name in ("reset", "step", "default_params") if not hasattr(env, name)]
+    if missing and callable(env):
+        from asyncjax import gymnasium_adapter
+
+        return gymnasium_adapter.from_constructor(functools.partial(env, **params))
     if missing:
         raise TypeError(
             f"env={env!r} has no {', '.join(missing)}: "
-            "give a gymnax id, a gymnax environment or an asyncjax Environment."
+            "give a gymnax id, a gymnax environment, a function that makes a gymnasium.Env or an asyncjax Environment."
         )
     return gymnax_adapter.from_gymnax(env, str(getattr(env, "name", type(env).__name__)), params)
+
+
+def _adapter(package: str) -> ModuleType:
+    """The adapter to a package of environments, or an error that names the choices or what to install."""
+    if package not in PACKAGES:
+        raise ValueError(
+            f"env='{package}:...': there is no adapter to {package!r}. Write {', '.join(f'{p}:ID' for p in PACKAGES)},"
+            " or a gymnax id without a colon."
+        )
+    try:
+        return importlib.import_module(f"asyncjax.{package}_adapter")
+    except ImportError as error:
+        raise ImportError(f"env='{package}:...' needs {package}: pip install \"asyncjax[envs]\" ({error}).") from error
 
 
 def require_discrete_actions(env: Environment, method: str) -> int:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from asyncjax.cost import cost_of
 from asyncjax.exact import isolated
+from asyncjax.host_environment import lives_on_host
 from asyncjax.method import Array, Method, Metrics, PyTree, Stale, State
 from asyncjax.packing import Packed, PackedMethod, all_finite, merge_metrics
 from asyncjax.waves import OUT_OF_RANGE, Layout, Plan
@@ -35,6 +36,11 @@ class Program:
 
     def __init__(self, packed: PackedMethod) -> None:
         self.packed = packed
+        if name := lives_on_host(packed.work, packed.view_like, packed.local.like()):
+            raise ValueError(
+                f"env={name!r} lives on the host, where a step can not be undone, and emulate may compute a message"
+                " twice: use run_threads, replay or run_ray, or an environment that is compiled."
+            )
         self._compiled: dict[Any, Any] = {}
         fixed, by_size = cost_of(packed.work, packed.view_like, packed.local.like()).seconds(jax.default_backend())
         self.lane_cost = by_size / max(fixed, 1e-9)  # of one more message in a batch, over that of the batch itself

@@ -1,0 +1,112 @@
+"""The adapter to gymnasium: its vector environments as `asyncjax.environment.Environment`s on the host."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium
+import jax
+import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from asyncjax.environment import Environment, Space, Step
+from asyncjax.gymnax_adapter import to_space
+from asyncjax.host_environment import VectorEnv, host_environment
+
+PyTree = Any
+NARROW = {"float64": np.float32, "int64": np.int32, "uint64": np.uint32}
+
+
+def from_id(env_id: str, params: dict[str, Any]) -> Environment:
+    """The environment of a gymnasium id.
+
+    Args:
+      env_id: as `gymnasium.make` takes it.
+      params: its further arguments, `vectorization_mode`: "sync" (the default) or "async", a process for each, and
+        `max_steps`: None for an environment that truncates for other reasons than its time limit.
+    """
+    params = dict(params)
+    mode = params.pop("vectorization_mode", "sync")
+    if mode not in ("sync", "async"):
+        raise ValueError(f"vectorization_mode={mode!r}: choose 'sync' or 'async', which reset in the step that ends.")
+    kwargs = {"autoreset_mode": AutoresetMode.SAME_STEP} | ({"context": "spawn"} if mode == "async" else {})
+    try:
+        spec = gymnasium.spec(env_id)
+    except gymnasium.error.Error as error:
+        raise ValueError(f"env='gymnasium:{env_id}' is not a gymnasium id. {error}") from error
+    limit = params.pop("max_steps", params.get("max_episode_steps", spec.max_episode_steps))
+    one = gymnasium.make(spec, **params)
+    make = functools.partial(gymnasium.make_vec, spec, vectorization_mode=mode, vector_kwargs=kwargs, **params)
+    return from_vector(f"gymnasium:{env_id}", make, one, limit)
+
+
+def from_constructor(construct: Callable[[], Any]) -> Environment:
+    """The environment of a function that returns a `gymnasium.Env`."""
+
+    def make(num_envs: int) -> Any:
+        return SyncVectorEnv([construct] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+
+    one = construct()
+    if not isinstance(one, gymnasium.Env):
+        raise TypeError(f"env={construct!r} made {one!r}, which is no gymnasium.Env: give a function that makes one.")
+    return from_vector(str(one), make, one, getattr(one.spec, "max_episode_steps", None))
+
+
+def from_vector(name: str, make: Callable[[int], Any], one: Any, max_steps: int | None = None) -> Environment:
+    """The environment of a function that makes vector environments.
+
+    Args:
+      name: what errors call it.
+      make: N -> a `gymnasium.vector.VectorEnv` of N environments whose autoreset mode is SAME_STEP.
+      one: one such environment, which says the spaces, and is closed.
+      max_steps: the time limit, where episodes are truncated by it and by nothing else.
+    """
+    start = int(getattr(one.action_space, "start", 0))
+    to_action = functools.partial(np.add, start) if start else lambda action: action
+    observation_space = to_space(one.observation_space, observation_types(one.observation_space))
+    action_space = to_space(one.action_space, None)
+    one.close()
+
+    def begin(seeds: Sequence[int]) -> VectorEnv:
+        vector = make(len(seeds))
+        if getattr(vector.metadata.get("autoreset_mode"), "name", None) != "SAME_STEP":
+            raise ValueError(
+                f"{name!r} has the autoreset mode {vector.metadata.get('autoreset_mode')}: make it with"
+                " autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP, which tells the last observation."
+            )
+
+        def step(action: np.ndarray) -> Step:
+            observation, reward, terminated, truncated, info = vector.step(to_action(action))
+            final = last_observation(observation, info, np.flatnonzero(terminated | truncated))
+            return Step(observation, final, reward, terminated, truncated)
+
+        return VectorEnv(vector.reset(seed=list(seeds))[0], step, vector.close)
+
+    return host_environment(name, observation_space, action_space, begin, max_steps)
+
+
+def last_observation(observation: PyTree, info: dict[str, Any], ended: np.ndarray) -> PyTree:
+    """The observations before the resets: `observation` but for the environments whose episode ended."""
+    if not len(ended):
+        return observation
+    final = jax.tree.map(np.copy, observation)
+    for i in ended:
+        for rows, true in zip(jax.tree.leaves(final), jax.tree.leaves(info["final_obs"][i]), strict=True):
+            rows[i] = true
+    return final
+
+
+def observation_types(space: Any) -> Space:
+    """The shapes and dtypes of a gymnasium space's values in 32 bit arithmetic."""
+    parts = getattr(space, "spaces", None)
+    if parts is not None:
+        return (
+            {k: observation_types(s) for k, s in parts.items()}
+            if isinstance(parts, dict)
+            else [observation_types(s) for s in parts]
+        )
+    if space.shape is None or space.dtype is None:
+        raise ValueError(f"The observation space {space} is not made of arrays: wrap the environment so that it is.")
+    return jax.ShapeDtypeStruct(space.shape, NARROW.get(space.dtype.name, space.dtype))

@@ -34,12 +34,13 @@ class Training:
     """Environment: any gymnax id."""
     env_params: tuple[str, ...] = ()
     """Parameters of the environment that differ from its defaults, as name=value."""
-    engine: Literal["threads", "emulate", "replay"] = "threads"
+    engine: Literal["threads", "ray", "emulate", "replay"] = "threads"
     """Where the schedule comes from.
 
     threads: from workers on host threads, as fast as the machine allows.
+    ray: from worker processes, on this machine or on the cluster of --address.
     emulate: from service times or a file; one compiled program, deterministic.
-    replay: the same, update by update, bit for bit what threads compute."""
+    replay: the same, update by update, bit for bit what threads and Ray compute."""
     num_workers: int = 8
     """Asynchronous workers."""
     total_steps: int = 500_000
@@ -67,11 +68,23 @@ class Asynchrony:
 
     gamma has shape 16, lognormal sigma 0.5, pareto shape 2; of a straggler's jobs one in 20 takes ten times as long.
     emulate, replay: None is constant, which has the workers take turns.
-    threads: workers sleep so long in addition to their work; None is no sleep."""
+    threads, ray: workers sleep so long in addition to their work; None is no sleep."""
     service_mean: float = 0.01
     """Mean service time in seconds."""
     schedule: Path | None = None
     """emulate, replay: run this recorded schedule.npz instead, --total-steps at most."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """Where the workers are, with --engine ray."""
+
+    address: str | None = None
+    """Of a Ray cluster, such as auto on one of its machines; None starts Ray on this machine."""
+    num_processes: int | None = None
+    """Processes that the workers share; None is one for each. With fewer, messages travel while others work."""
+    max_restarts: int = 16
+    """Worker processes that may die and be replaced."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +131,7 @@ def parse(argv: list[str], description: str | None) -> tuple[Config, Path, bool]
             config["total_steps"] = resume.total_steps
         return config, resume.resume, True
     method, values = commandline.parse(
-        argv, "train.py", description, training=Training, asynchrony=Asynchrony, output=Output
+        argv, "train.py", description, training=Training, asynchrony=Asynchrony, cluster=Cluster, output=Output
     )
     config = configuration(method, values)
     stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -138,7 +151,7 @@ class Plan(NamedTuple):
     Attributes:
       num_updates: T.
       steps: environment steps per update.
-      schedule: what `emulate` and `replay` run; None for threads.
+      schedule: what `emulate` and `replay` run; None where real workers make it.
     """
 
     num_updates: int
@@ -148,11 +161,11 @@ class Plan(NamedTuple):
 
 def make_plan(config: Config, env: Environment, key: jax.Array) -> Plan:
     """The plan of a run; raises ValueError where the options do not go together."""
-    threads, recorded = config["engine"] == "threads", config["schedule"]
+    real, recorded = config["engine"] in ("threads", "ray"), config["schedule"]
     per_message = commandline.steps_per_message(env, config)
-    if threads and recorded is not None:
-        raise ValueError(f"schedule={recorded}: threads make their own schedule; use --engine emulate or replay.")
-    if not threads and config["publication"] != "atomic":
+    if real and recorded is not None:
+        raise ValueError(f"schedule={recorded}: real workers make their own schedule; use --engine emulate or replay.")
+    if config["engine"] != "threads" and config["publication"] != "atomic":
         raise ValueError(
             f"publication={config['publication']!r} happens on real threads: use --engine threads, or record such a run"
             " and pass its --schedule."
@@ -167,7 +180,7 @@ def make_plan(config: Config, env: Environment, key: jax.Array) -> Plan:
     discipline = Discipline(config["group_size"], config["wait"], config["bound"]).check(config["num_workers"])
     steps = per_message * discipline.group_size
     updates = num_updates(config["total_steps"], steps)
-    if threads:
+    if real:
         return Plan(updates, steps, None)
     return Plan(updates, steps, virtual_schedule(config, discipline, steps, key))
 

@@ -38,6 +38,7 @@ def run_ray(
     address: str | None = None,
     max_restarts: int = 16,
     timeout: float = 300.0,
+    start_timeout: float = 300.0,
     state: State | None = None,
     callback: Callable[[Chunk], None] | None = None,
     chunk_size: int = 1024,
@@ -67,7 +68,8 @@ def run_ray(
       address: of a Ray cluster, such as "auto" on one of its machines. None: the connection that there is, or else a
         local Ray that ends with the run (start-up takes some seconds: for many runs call `ray.init()` before).
       max_restarts: processes that may die in this run.
-      timeout: seconds that one job, or the start of a process, may take before the run is given up.
+      timeout: seconds that one job may take before the run is given up; waiting for a shared process counts.
+      start_timeout: seconds that a process may take until it is there and has compiled.
       state: where to continue, from an earlier run's callback.
       callback: called in this thread with a `Chunk` after about every `chunk_size` updates, and with
         what is left when the run ends, fails or is interrupted.
@@ -98,6 +100,7 @@ def run_ray(
         chunk_size=chunk_size,
         num_updates=num_updates,
         timeout=timeout,
+        start_timeout=start_timeout,
         num_workers=num_workers,
         num_processes=num_processes,
     )
@@ -110,7 +113,7 @@ def run_ray(
     num_processes = min(num_processes, num_workers)
     with (
         connected(address, num_processes) as ray,
-        Processes(ray, program, method, num_processes, max_restarts, timeout) as processes,
+        Processes(ray, program, method, num_processes, max_restarts, start_timeout) as processes,
     ):
         team = RemoteTeam(
             processes,

@@ -71,13 +71,19 @@ class Processes:
       method: what the processes run.
       num_processes: P.
       max_restarts: how many may die.
-      timeout: seconds that the start of a process may take.
+      start_timeout: seconds that the start of a process may take.
     """
 
     def __init__(
-        self, ray: Any, program: HostProgram, method: Method, num_processes: int, max_restarts: int, timeout: float
+        self,
+        ray: Any,
+        program: HostProgram,
+        method: Method,
+        num_processes: int,
+        max_restarts: int,
+        start_timeout: float,
     ) -> None:
-        self.ray, self.max_restarts, self.timeout = ray, max_restarts, timeout
+        self.ray, self.max_restarts, self.start_timeout = ray, max_restarts, start_timeout
         packed = program.packed
         self.recipe = [ray.put(x) for x in (method, packed.num_workers, program.group_size, packed.parts)]
         self.losses = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.OutOfMemoryError)
@@ -150,12 +156,12 @@ class Processes:
 
     def _wait_for(self, process: int) -> None:
         actor, ready = self.running[process]
-        if not self.ray.wait([ready], timeout=self.timeout)[0]:
+        if not self.ray.wait([ready], timeout=self.start_timeout)[0]:
             cpus, free = (f().get("CPU", 0) for f in (self.ray.cluster_resources, self.ray.available_resources))
             raise TimeoutError(
-                f"Worker process {process} has not started; timeout={self.timeout} s. The cluster has {cpus:g} CPUs,"
-                f" {free:g} of them free, and each process takes one: add machines, use fewer processes"
-                " or raise timeout=."
+                f"Worker process {process} has not started; start_timeout={self.start_timeout} s. The cluster has"
+                f" {cpus:g} CPUs, {free:g} of them free, and each process takes one: add machines, use fewer processes"
+                " (num_processes=) or raise start_timeout=."
             )
         try:
             self.ray.get(ready)

@@ -26,6 +26,9 @@ from asyncjax.method import Method, Result
 from asyncjax.progress import Interruptible, Progress
 from asyncjax.recorder import Recorder
 
+# The options that only one of the engines with real workers has.
+REAL = {"threads": ("publication",), "ray": ("address", "num_processes", "max_restarts")}
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
@@ -78,23 +81,14 @@ def train(config: Config, path: Path, resumed: bool, run_dir: list[Path]) -> Non
 
 
 def run(config: Config, plan: Plan, method: Method, key: jax.Array, **common: Any) -> Result:
-    """Calls the engine: those that take a schedule, or the one that makes it."""
+    """Calls the engine: one that takes a schedule, or one whose workers make it."""
     if plan.schedule is not None:
         engine = getattr(asyncjax, config["engine"])
         return engine(method, plan.schedule, key, num_workers=config["num_workers"], **common)
-    result, _ = asyncjax.run_threads(
-        method,
-        key,
-        num_workers=config["num_workers"],
-        num_updates=plan.num_updates,
-        group_size=config["group_size"],
-        wait=config["wait"],
-        bound=config["bound"],
-        publication=config["publication"],
-        service=arguments.make_service(config),
-        **common,
-    )
-    return result
+    options = {name: config[name] for name in ("num_workers", "group_size", "wait", "bound", *REAL[config["engine"]])}
+    engine = getattr(asyncjax, f"run_{config['engine']}")
+    service = arguments.make_service(config)
+    return engine(method, key, num_updates=plan.num_updates, service=service, **options, **common)[0]
 
 
 def evaluation_returns(config: Config, env: Environment, method: Method, result: Result, key: jax.Array) -> np.ndarray:
@@ -161,7 +155,7 @@ def explain(error: Exception, run_dir: list[Path]) -> int:
     """Prints an error: a sentence where it is one written for the user, a traceback where it is not."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = Path(frames[-1].filename).resolve().is_relative_to(Path(asyncjax.__file__).resolve().parent)
-    mistake = ours and isinstance(error, (ValueError, TypeError))
+    mistake = ours and isinstance(error, (ValueError, TypeError, ImportError))
     if not mistake and not isinstance(error, (FloatingPointError, OSError, TimeoutError)):
         traceback.print_exception(error)
     notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))

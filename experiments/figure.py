@@ -1,0 +1,95 @@
+"""What the figure scripts share: one command that runs, keeps the data, draws and reports; small networks."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+from asyncjax.environment import Discrete, Environment
+from asyncjax.networks import MLP, ActorCritic
+from asyncjax.q_networks import QNetwork
+from asyncjax.statistics import bootstrap_interval, middle_half
+
+Arrays = dict[str, np.ndarray]
+ACTION_VALUES = ("one_step_q", "one_step_sarsa", "n_step_q")
+
+
+@dataclasses.dataclass(frozen=True)
+class Common:
+    """The arguments that every figure has."""
+
+    seeds: int = 10
+    """Seeds 0, 1, ...: each has its own parameters, environments and service times, the same in every setting."""
+    hidden: int = 32
+    """Size of the two layers of the networks; images have the default network."""
+    results: Path = Path("results")
+    """Folder for the data and the picture."""
+    keep: Path | None = None
+    """Folder for finished programs' data, so that a run that was stopped continues; for equal arguments only."""
+    quick: bool = False
+    """Tiny sizes, to see that it runs: no figure to learn from."""
+    redraw: bool = False
+    """Draw and report the data of an earlier run, without running anything."""
+
+
+def command(
+    name: str,
+    args: Any,
+    small: dict[str, Any],
+    run: Callable[[Any], Arrays],
+    plot: Callable[[Arrays], Any],
+    report: Callable[[Arrays], str],
+) -> Arrays:
+    """Runs, or loads what an earlier run kept; writes NAME.npz and NAME.png, and prints the report.
+
+    Args:
+      name: of the files.
+      args: the figure's arguments, with those of `Common`.
+      small: what `--quick` replaces in them.
+      run: arguments -> arrays, all that the picture and the report need, names of settings included.
+      plot: arrays -> matplotlib Figure.
+      report: arrays -> the numbers as text, Markdown.
+    """
+    if args.quick:
+        args, name = dataclasses.replace(args, **small), f"{name}-quick"
+    args.results.mkdir(parents=True, exist_ok=True)
+    path = args.results / name
+    if not args.redraw:
+        start = time.perf_counter()
+        arrays = run(args)
+        seconds = np.array(time.perf_counter() - start)
+        np.savez_compressed(f"{path}.npz", **arrays, seconds=seconds)  # type: ignore[arg-type]
+    with np.load(f"{path}.npz") as file:
+        arrays = dict(file)
+    plot(arrays).savefig(f"{path}.png")
+    print(f"{report(arrays)}\n\n{path}.png, {arrays['seconds']:.0f} s with compiling")
+    return arrays
+
+
+def small_network(method: str, env: Environment, hidden: int) -> nn.Module | None:
+    """Two layers of this size in the default network's place; None, the default itself, for images."""
+    if len(getattr(env.observation_space, "shape", ())) == 3:
+        return None
+    assert isinstance(env.action_space, Discrete)
+    actions, sizes = env.action_space.num_values, (hidden, hidden)
+    if method in ACTION_VALUES:
+        return QNetwork(actions, MLP(sizes, layer_norm=True, activation=nn.relu))
+    return ActorCritic(actions, MLP(sizes), MLP(sizes))
+
+
+def interval(values: np.ndarray, digits: int = 3) -> str:
+    """The interquartile mean over axis 0 with its 95 % bootstrap interval, as text."""
+    low, high = bootstrap_interval(values)
+    return f"{middle_half(values):.{digits}g} [{low:.{digits}g}, {high:.{digits}g}]"
+
+
+def table(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

@@ -1,0 +1,299 @@
+"""How many times faster W workers reach a score than one, and why: time per update, and updates to the score.
+
+    python experiments/speedup.py
+    python experiments/speedup.py --methods a3c --envs Catch-bsuite
+    python experiments/speedup.py --threads      # real seconds, on as many cores as there are
+
+Table 2 of Mnih et al. (2016) in virtual time: a job takes an exponential service time of mean 1, an update none. As
+there, a worker has one environment. Its speed-up is the product of two factors that only a controlled experiment can
+tell apart: updates come W times as often, and then more or fewer of them are needed than one worker needs.
+
+Scores are those of the greedy policy of the newest parameters: after every update one more environment is stepped with
+it, which changes nothing in the run. So neither a worker's exploration nor the length of its episodes counts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import figure
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from figure import ACTION_VALUES, Arrays, small_network
+
+import asyncjax as aj
+from asyncjax.environment import Environment
+from asyncjax.lanes import keys_of
+from asyncjax.panels import COLOURS, COLUMN, draw_speedup, new_figure, powers_of_two
+from asyncjax.rollout import Rollout, init_rollout, unroll
+
+KEY = jax.random.key(0)
+TARGETS = {  # return per episode at which a task counts as learned
+    "CartPole-v1": 150.0,
+    "Catch-bsuite": 0.5,
+    "Acrobot-v1": -150.0,
+    "UmbrellaChain-bsuite": 0.8,
+    "MountainCar-v0": -150.0,
+    "Breakout-MinAtar": 5.0,
+}
+# Mnih et al. (2016), Table 2: mean over seven Atari games, for 1, 2, 4, 8 and 16 threads.
+PAPER = {
+    "one_step_q": (1.0, 3.0, 6.3, 13.3, 24.1),
+    "one_step_sarsa": (1.0, 2.8, 5.9, 13.1, 22.1),
+    "n_step_q": (1.0, 2.7, 5.9, 10.7, 17.2),
+    "a3c": (1.0, 2.1, 3.7, 6.9, 12.5),
+}
+PAPER_WORKERS = (1, 2, 4, 8, 16)
+
+
+@dataclasses.dataclass(frozen=True)
+class Args(figure.Common):
+    """What to run."""
+
+    methods: tuple[str, ...] = ("one_step_q", "one_step_sarsa", "n_step_q", "a3c")
+    """Methods."""
+    envs: tuple[str, ...] = ("CartPole-v1", "Catch-bsuite", "Acrobot-v1", "UmbrellaChain-bsuite")
+    """Tasks; those of TARGETS."""
+    workers: tuple[int, ...] = (1, 2, 4, 8, 16)
+    """Numbers of workers; the first is what the others are compared with."""
+    steps: int = 50_000
+    """Environment steps of all workers; a run without the score by then counts as slower than all that have it."""
+    learning_rate: float = 1e-3
+    """Of Adam, for all methods."""
+    unroll_length: int = 5
+    """Environment steps per update."""
+    window: int = 20
+    """Episodes in a row whose mean has to reach the score."""
+    threads: bool = False
+    """Host threads and their real seconds instead of virtual time."""
+
+
+def main(args: Args) -> Arrays:
+    """The figure, its data and its numbers."""
+    small = {"seeds": 2, "hidden": 8, "methods": ("one_step_q", "a3c"), "envs": ("Catch-bsuite",), "steps": 2000}
+    name = "speedup-threads" if args.threads else "speedup"
+    return figure.command(name, args, {**small, "workers": (1, 4)}, run, plot, report)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Runs
+
+
+def run(args: Args) -> Arrays:
+    """Updates and time to the score.
+
+    Returns:
+      `methods`, `envs`, `workers`; `updates` and `time`, Float[M, E, W, S], infinite where the score was not reached;
+      `limit`, Int[], the updates that a run had.
+    """
+    updates, times = on_threads(args) if args.threads else in_virtual_time(args)
+    names: Arrays = {name: np.array(getattr(args, name)) for name in ("methods", "envs", "workers")}
+    limit = np.array(args.steps // args.unroll_length)
+    return {**names, "updates": updates, "time": times, "limit": limit, "threads": np.array(args.threads)}
+
+
+def in_virtual_time(args: Args) -> tuple[np.ndarray, np.ndarray]:
+    """Updates and virtual time to the score, Float[M, E, W, S] each: all teams and seeds of a task in one program."""
+    num_updates = args.steps // args.unroll_length
+
+    def schedule(team: int, key: jax.Array) -> aj.Schedule:
+        return aj.schedules.from_service_times(aj.service.exponential(), num_updates, team, key)
+
+    swept = aj.sweep(
+        lambda name, env: make(args, name, env),
+        schedule,
+        aj.grid(name=args.methods, env=args.envs, team=args.workers),
+        key=KEY,
+        seeds=args.seeds,
+        num_workers=max(args.workers),  # so that all teams share one program; idle workers do nothing
+        summarize=lambda result, env: {"reached": first_reach(result, TARGETS[env], args.window)},
+        directory=args.keep,
+    )
+    updates = swept["reached"].reshape(len(args.methods), len(args.envs), len(args.workers), args.seeds).astype(float)
+    times = np.full_like(updates, np.inf)
+    for w, seed in np.ndindex(len(args.workers), args.seeds):
+        clock = np.append(committed(schedule(args.workers[w], keys_of(KEY, seed).schedule)), np.inf)
+        times[..., w, seed] = clock[np.minimum(updates[..., w, seed] - 1, num_updates).astype(int)]
+    return updates, times
+
+
+def on_threads(args: Args) -> tuple[np.ndarray, np.ndarray]:
+    """Updates and seconds to the score, Float[M, E, W, S] each: one run after the other."""
+    num_updates = args.steps // args.unroll_length
+    shape = (len(args.methods), len(args.envs), len(args.workers), args.seeds)
+    updates, seconds = np.full(shape, np.inf), np.full(shape, np.inf)
+    for m, e, w in np.ndindex(shape[:-1]):
+        method, num_workers = make(args, args.methods[m], args.envs[e]), args.workers[w]
+        aj.run_threads(method, KEY, num_workers=num_workers, num_updates=20)  # compiles
+        for seed in range(args.seeds):
+            key = keys_of(KEY, seed).run
+            result, schedule = aj.run_threads(method, key, num_workers=num_workers, num_updates=num_updates)
+            reached = float(first_reach(result, TARGETS[args.envs[e]], args.window))
+            updates[m, e, w, seed] = reached
+            if np.isfinite(reached):
+                seconds[m, e, w, seed] = committed(schedule)[int(reached) - 1]
+    return updates, seconds
+
+
+def committed(schedule: aj.Schedule) -> np.ndarray:
+    """Float[T], the times of the updates."""
+    assert schedule.time is not None
+    return np.asarray(schedule.time)
+
+
+def make(args: Args, name: str, env_name: str) -> aj.Method:
+    """The paper's setting: one environment per worker; and an environment beside them in which the policy is judged."""
+    env = aj.make_env(env_name)
+    exploring = {"epsilon_frames": args.steps // 10, "target_period": 500} if name in ACTION_VALUES else {}
+    method = getattr(aj, name)(
+        env,
+        optimizer=optax.adam(args.learning_rate),
+        num_envs=1,
+        unroll_length=args.unroll_length,
+        network=small_network(name, env, args.hidden),
+        **exploring,
+    )
+    return judged(method, env, args.unroll_length)
+
+
+class Judged(NamedTuple):
+    """A method's shared state, and the environment in which its greedy policy acts."""
+
+    learner: Any
+    rollout: Rollout
+
+
+def judged(method: aj.Method, env: Environment, length: int) -> aj.Method:
+    """Steps one environment greedily with the newest parameters after every update.
+
+    Adds the metrics `greedy_episodes` and `greedy_return`: how many of its episodes ended, and their returns' sum.
+    """
+    policy = method.policy
+    assert policy is not None
+
+    def init(key: jax.Array, num_workers: int) -> tuple[Judged, Any]:
+        learner, local = method.init(key, num_workers)
+        rollout = init_rollout(env, jax.random.fold_in(key, num_workers), 1, policy.initial_carry())
+        return Judged(learner, rollout), local
+
+    def apply(shared: Judged, messages: Any, stale: aj.Stale) -> tuple[Judged, dict[str, jax.Array]]:
+        learner, metrics = method.apply(shared.learner, messages, stale)
+        view = method.view(learner)
+
+        def act(carry: Any, observation: Any, noise: Any) -> tuple[Any, Any, tuple]:
+            action, carry = policy.act(view, carry, observation, None)
+            return carry, action, ()
+
+        rollout, _, ended = unroll(env, act, shared.rollout, length, initial_carry=policy.initial_carry())
+        judgement = {"greedy_episodes": ended["episodes"], "greedy_return": ended["return_sum"]}
+        return Judged(learner, rollout), {**metrics, **judgement}
+
+    return method._replace(init=init, apply=apply, view=lambda shared: method.view(shared.learner))
+
+
+def first_reach(result: aj.Result, target: float, window: int) -> jax.Array:
+    """The updates after which so many greedy episodes in a row first had a mean return of the target; Float[]."""
+    episodes, returns = (jnp.asarray(result.metrics[f"greedy_{name}"]) for name in ("episodes", "return"))
+    count, total = jnp.cumsum(episodes), jnp.cumsum(returns)
+    before = jnp.searchsorted(count, count - window, side="right") - 1  # the last update before the window
+    mean = (total - total[before]) / jnp.maximum(count - count[before], 1.0)
+    enough = (before >= 0) & (mean >= target)
+    return jnp.where(enough.any(), jnp.argmax(enough).astype(jnp.float32) + 1, jnp.inf)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Numbers and picture
+
+
+class SpeedUp(NamedTuple):
+    """Medians over seeds, and 95 % bootstrap intervals: each Float[W], 3 rows of them for (middle, low, high)."""
+
+    total: np.ndarray
+    time_per_update: np.ndarray
+    updates: np.ndarray
+
+
+def speed_ups(updates: np.ndarray, times: np.ndarray, resamples: int = 2000) -> SpeedUp:
+    """The speed-up over the first row and its two factors, of Float[W, S].
+
+    Medians, as runs that have not reached the score are infinite. NaN where half of the runs have not.
+    """
+    seeds = updates.shape[1]
+    drawn = np.random.default_rng(0).integers(0, seeds, (resamples, seeds))
+
+    def ratio(values: np.ndarray) -> np.ndarray:
+        medians = np.concatenate([np.median(values, 1)[:, None], np.median(values[:, drawn], 2)], 1)
+        medians[~np.isfinite(medians)] = np.nan
+        return medians[:1] / medians
+
+    def ends(ratios: np.ndarray) -> np.ndarray:
+        # A resample in which half of the runs fail has no ratio; of few such ones the interval can do without.
+        known = np.isfinite(ratios).mean(1) > 0.9
+        low, high = np.nanpercentile(np.where(known[:, None], ratios, 0.0), (2.5, 97.5), 1)
+        return np.where(known, [ratios[:, 0], low, high], [ratios[:, 0], *2 * [np.full(len(known), np.nan)]])
+
+    total, fewer = ratio(times), ratio(updates)
+    return SpeedUp(ends(total), ends(total / fewer), ends(fewer))
+
+
+def report(arrays: Arrays) -> str:
+    """Three tables: speed-ups beside the paper's, their factors, and runs that did not reach the score."""
+    rows, failed = [], np.isinf(arrays["updates"]).sum(-1)
+    for m, method in enumerate(arrays["methods"]):
+        for e, env in enumerate(arrays["envs"]):
+            result = speed_ups(arrays["updates"][m, e], arrays["time"][m, e])
+            rows += [
+                [method, env, name, *(f"{x:.2f} [{low:.2f}, {high:.2f}]" for x, low, high in values.T)]
+                for name, values in zip(("speed-up", "time per update", "updates"), result, strict=True)
+            ]
+            once = np.median(arrays["updates"][m, e, 0])
+            rows.append([method, env, f"not reached; median of one: {once:.0f} updates", *failed[m, e]])
+        if not arrays["threads"] and method in PAPER:
+            known = dict(zip(PAPER_WORKERS, PAPER[str(method)], strict=True))
+            rows.append([method, "seven Atari games", "the paper", *(known.get(w, "") for w in arrays["workers"])])
+    return figure.table(["method", "task", "", *(f"{w} workers" for w in arrays["workers"])], rows)
+
+
+def plot(arrays: Arrays) -> Any:
+    """A panel per task: speed-up against workers; and one for the paper's numbers."""
+    workers, envs = arrays["workers"], list(arrays["envs"])
+    panels = [*envs, "Mnih et al. (2016), Atari"]
+    columns = 2 if len(panels) > 1 else 1
+    rows = -(-len(panels) // columns)
+    picture, grid = new_figure(rows, columns, size=(columns * COLUMN[0], rows * COLUMN[1]))
+    flat = np.ravel(grid)
+    for axes in flat[len(panels) :]:
+        axes.set_visible(False)
+    for e, (axes, title) in enumerate(zip(flat, panels, strict=False)):
+        axes.plot(workers, workers, ":", color=COLOURS[6], linewidth=1, label="ideal")
+        for m, (method, colour) in enumerate(zip(arrays["methods"], COLOURS, strict=False)):
+            if title in envs:
+                draw_interval(
+                    axes, workers, speed_ups(arrays["updates"][m, e], arrays["time"][m, e]).total, colour, method
+                )
+            elif method in PAPER:
+                draw_speedup(axes, np.array(PAPER_WORKERS), np.array(PAPER[str(method)]), colour, str(method), "s--")
+        powers_of_two(axes)
+        axes.set_title(title, fontsize=8)
+        axes.set_xlabel("threads" if arrays["threads"] and title in envs else "workers")
+        axes.set_ylabel("speed-up over one")
+    flat[0].legend(frameon=False, fontsize=6)
+    return picture
+
+
+def draw_interval(axes: Any, x: np.ndarray, values: np.ndarray, colour: str, label: str) -> None:
+    """Points with the ends of their intervals, which were computed elsewhere."""
+    middle, low, high = values
+    bars = np.nan_to_num(np.maximum([middle - low, high - middle], 0))
+    axes.errorbar(
+        x, middle, bars, fmt="o-", color=colour, label=label, markersize=3, linewidth=1.2, elinewidth=0.8, capsize=1.5
+    )
+
+
+if __name__ == "__main__":
+    import tyro
+
+    main(tyro.cli(Args, description=__doc__))

@@ -1,0 +1,161 @@
+"""The figure scripts: what they measure has known answers, and each runs from its arguments to its picture."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import asyncjax as aj
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
+import corrections
+import disciplines
+import figure
+import optimizers
+import speedup
+import staleness
+
+TINY = {"seeds": 2, "hidden": 4}
+FIGURES: dict[str, tuple[ModuleType, dict[str, Any]]] = {
+    "corrections": (
+        corrections,
+        {
+            "methods": ("a3c",),
+            "envs": ("Catch-bsuite",),
+            "services": ("equal",),
+            "corrections": ("none", "scale 1/(1+tau)"),
+            "delays": (0, 2),
+            "num_envs": 1,
+            "num_updates": 24,
+            "points": 2,
+        },
+    ),
+    "disciplines": (
+        disciplines,
+        {
+            "disciplines": ("synchronous", "asynchronous"),
+            "num_workers": 2,
+            "num_envs": 1,
+            "messages": 48,
+            "learning_rates": (1e-2,),
+            "points": 3,
+        },
+    ),
+    "optimizers": (
+        optimizers,
+        {"optimizers": ("Adam",), "num_rates": 3, "num_envs": 1, "num_updates": 20, "num_workers": 17},
+    ),
+    "speedup": (
+        speedup,
+        {"methods": ("a3c",), "envs": ("Catch-bsuite",), "workers": (1, 2), "steps": 400, "window": 2},
+    ),
+    "staleness": (
+        staleness,
+        {"methods": ("a3c",), "delays": (0, 3), "learning_rates": (1e-2, 1e-3), "num_envs": 1, "num_updates": 20},
+    ),
+}
+SHAPES = {
+    "corrections": {"returns": (1, 1, 2, 1, 2, 2)},
+    "disciplines": {"returns": (2, 3, 1, 2, 3), "times": (2, 3, 2, 3), "updates": (2, 3)},
+    "optimizers": {"returns": (1, 2, 3, 2), "rates": (3,)},
+    "speedup": {"updates": (1, 1, 2, 2), "time": (1, 1, 2, 2)},
+    "staleness": {"returns": (1, 2, 2, 2)},
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_from_arguments_to_picture(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    script, small = FIGURES[name]
+    monkeypatch.setitem(speedup.TARGETS, "Catch-bsuite", -1.0)  # what any policy reaches
+    arrays = {k: np.asarray(v) for k, v in script.run(script.Args(**{**TINY, **small})).items()}
+    for key, shape in SHAPES[name].items():
+        assert arrays[key].shape == shape
+        assert np.isfinite(arrays[key]).all(), key
+    picture = script.plot(arrays)
+    picture.canvas.draw()
+    assert np.asarray(picture.canvas.buffer_rgba()).std() > 10
+    report = script.report(arrays)
+    assert len({line.count("|") for line in report.splitlines()}) == 1  # a table, as wide in every row
+    if name == "corrections":  # without staleness the correction is the identity
+        np.testing.assert_array_equal(arrays["returns"][0, 0, 1, 0, 0], arrays["returns"][0, 0, 0, 0, 0])
+
+
+def test_the_command_keeps_what_redraw_draws_again(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    runs = []
+
+    def run(args: figure.Common) -> figure.Arrays:
+        runs.append(args)
+        return {"value": np.arange(3.0)}
+
+    def plot(arrays: figure.Arrays) -> Any:
+        return aj.plotting.learning_curve((arrays["value"], arrays["value"]))
+
+    def report(arrays: figure.Arrays) -> str:
+        return str(arrays["value"].tolist())
+
+    args = figure.Common(results=tmp_path / "new", seeds=3)
+    for redraw in (False, True):
+        (tmp_path / "new" / "name.png").unlink(missing_ok=True)
+        figure.command("name", figure.dataclasses.replace(args, redraw=redraw), {}, run, plot, report)
+        assert (tmp_path / "new" / "name.png").stat().st_size > 1000
+        assert "[0.0, 1.0, 2.0]" in capsys.readouterr().out
+    assert len(runs) == 1
+    figure.command("name", figure.Common(results=tmp_path, quick=True), {"seeds": 1}, run, plot, report)
+    assert runs[-1].seeds == 1
+    assert (tmp_path / "name-quick.npz").exists()
+
+
+def test_the_first_window_of_episodes_that_reaches_the_score() -> None:
+    episodes = np.array([1.0, 0.0, 2.0, 1.0, 1.0])  # of returns 1; -; 3, 5; 4; 9
+    returns = np.array([1.0, 0.0, 8.0, 4.0, 9.0])
+    result = aj.Result((), (), {"greedy_episodes": episodes, "greedy_return": returns})
+    expected = {(4.0, 2): 3.0, (5.0, 2): 5.0, (0.0, 2): 3.0, (6.5, 2): 5.0, (7.0, 2): np.inf, (9.0, 1): 5.0}
+    found = {(t, w): float(speedup.first_reach(result, t, w)) for t, w in expected}
+    assert found == expected
+
+
+def test_speed_up_is_the_product_of_its_factors_and_of_failures_unknown() -> None:
+    updates = np.array([[100.0] * 5, [50.0] * 5, [200.0, 200.0, np.inf, np.inf, np.inf]])
+    result = speedup.speed_ups(updates, updates / np.array([[1.0], [2.0], [4.0]]))
+    np.testing.assert_allclose(result.total[:, 1], 4.0)
+    np.testing.assert_allclose(result.time_per_update[:, 1], 2.0)
+    np.testing.assert_allclose(result.updates[:, 1], 2.0)
+    assert np.isnan(result.total[:, 2]).all()
+
+
+def test_judging_a_run_changes_nothing_in_it() -> None:
+    env = aj.make_env("Catch-bsuite")
+    plain = aj.a3c(env, num_envs=1, unroll_length=5, network=figure.small_network("a3c", env, 4))
+    schedule = aj.schedules.round_robin(20, 2)
+    alone = aj.emulate(plain, schedule, jax.random.key(0))
+    watched = aj.emulate(speedup.judged(plain, env, 5), schedule, jax.random.key(0))
+    for x, y in zip(jax.tree.leaves(alone.shared), jax.tree.leaves(watched.shared.learner), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+    assert watched.metrics["greedy_episodes"].sum() == 20 * 5 // 9  # an episode of Catch has nine steps
+
+
+def test_torn_reads_are_as_old_as_the_job_or_younger_and_possible() -> None:
+    schedule = aj.schedules.from_service_times(aj.service.exponential(), 200, 4, jax.random.key(0))
+    torn = disciplines.torn(schedule, 3)
+    first, *later = torn.read
+    np.testing.assert_array_equal(first, schedule.read)
+    for older, newer in zip(torn.read, later, strict=False):
+        assert (newer >= older).all()
+    assert (later[-1] > first).any()
+    assert aj.schedules.is_realizable(torn)
+    whole = disciplines.torn(schedule, 3, share=0.0)
+    assert all((np.asarray(read) == np.asarray(schedule.read)).all() for read in whole.read)
+
+
+@pytest.mark.parametrize("discipline", disciplines.DISCIPLINES)
+def test_every_discipline_consumes_all_messages(discipline: str) -> None:
+    args = disciplines.Args(messages=96, num_workers=4, group_size=3)
+    schedule = disciplines.make_schedule(args, discipline, "straggling", jax.random.key(0), 3)
+    assert schedule.worker.size == 96
+    assert aj.schedules.is_realizable(schedule)

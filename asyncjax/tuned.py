@@ -20,6 +20,7 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
     ("impala", "MemoryChain-bsuite"): {"core": "gru"},
     ("ppo", "MemoryChain-bsuite"): {"core": "gru"},
     ("n_step_q", "Acrobot-v1"): {"double": True},
+    ("a3c", "Pendulum-v1"): {"discount": 0.9},
     ("ppo", "Pendulum-v1"): {"discount": 0.9, "anneal_steps": 1e6, "num_minibatches": 8, "learning_rate": 2e-3},
     ("ppo", "*-MinAtar"): IMAGES,
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,9 +25,8 @@ COLUMN = (3.3, 2.3)  # inches, the column of a paper in two columns
 def new_figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = COLUMN) -> tuple[Figure, Any]:
     """A figure without pyplot, and its axes: one, or an array of rows and columns."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, dpi=200, layout="constrained")
+    figure = _figure_class()(figsize=size, dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns)
     for axes in np.ravel(grid):
@@ -34,6 +35,20 @@ def new_figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = COLU
         axes.xaxis.label.set_fontsize(8)
         axes.yaxis.label.set_fontsize(8)
     return figure, grid
+
+
+@functools.cache
+def _figure_class() -> type[Figure]:
+    """Matplotlib's Figure, which shows itself at the end of a notebook's cell though pyplot does not know it."""
+    from matplotlib.figure import Figure
+
+    class SelfShowing(Figure):
+        def _repr_png_(self) -> bytes:
+            buffer = io.BytesIO()
+            self.savefig(buffer, dpi=130)
+            return buffer.getvalue()
+
+    return SelfShowing
 
 
 def draw_staleness(axes: Axes, schedule: Schedule) -> None:
@@ -83,7 +98,7 @@ def draw_timeline(axes: Axes, schedule: Schedule, start: float | None = None, st
     axes.plot((inside - start) * scale, np.full(len(inside), -0.9), "|", color=COLOURS[6], markersize=4)
     axes.set_xlim(0, (stop - start) * scale)
     axes.set_ylim(schedule.num_workers - 0.4, -1.5)
-    _whole_numbers(axes.yaxis)
+    axes.set_yticks(range(0, schedule.num_workers, -(-schedule.num_workers // 8)))
     clock = "time" if schedule.time is not None else "virtual time"
     axes.set_xlabel(f"{clock} since {start:.3g} s ({unit}); ticks: commits")
     axes.set_ylabel("worker")

@@ -10,6 +10,7 @@ Every file but metrics.jsonl is replaced as a whole; of metrics.jsonl a torn las
 from __future__ import annotations
 
 import dataclasses
+import glob
 import json
 import math
 import os
@@ -103,6 +104,55 @@ def _column(name: str, values: list[Any]) -> np.ndarray:
         return np.asarray([math.nan if value is None else value for value in values], np.float64)
     padded = [[*(value or []), *[None] * (width - len(value or []))] for value in values]
     return np.asarray(padded, np.float64)  # None becomes NaN
+
+
+def to_pandas(paths: PathLike | Run | Iterable[PathLike | Run]) -> Any:
+    """Run directories as one long table: a row per line of metrics, with the run's arguments in every row.
+
+    Args:
+      paths: a run, a pattern such as "runs/*", or several of them. What holds no run among a pattern's matches is
+        left out.
+
+    Returns:
+      A pandas.DataFrame with the columns `run`, the metrics, and the config; where a metric and an option share a name,
+      the option's column is `config_NAME`. Per-worker metrics are `NAME_0`, `NAME_1`, ...
+
+    Raises:
+      ValueError: no run there.
+      ImportError: pandas is not installed.
+
+    Example:
+      >>> table = aj.runs.to_pandas("runs/*")  # doctest: +SKIP
+      >>> table.groupby(["method", "num_workers"])["return"].mean()  # doctest: +SKIP
+    """
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise ImportError('to_pandas needs pandas: pip install "asyncjax[logging]".') from error
+    several = [paths] if isinstance(paths, (str, os.PathLike, Run)) else list(paths)
+    found = [run for path in several for run in ([path] if isinstance(path, Run) else _matches(path))]
+    if not found:
+        raise ValueError(
+            f"There is no run in {', '.join(map(str, several))}: give run directories or a pattern of them."
+        )
+    return pd.concat([pd.DataFrame(_table(run)) for run in found], ignore_index=True)
+
+
+def _matches(pattern: PathLike) -> list[Run]:
+    """The runs that a pattern names, sorted; a path without a wildcard has to be one."""
+    if not glob.has_magic(os.fspath(pattern)):
+        return [load(pattern)]
+    return [load(path) for path in sorted(glob.glob(os.fspath(pattern))) if (Path(path) / "config.json").is_file()]
+
+
+def _table(run: Run) -> dict[str, Any]:
+    """Name -> column."""
+    length = len(next(iter(run.metrics.values()), ()))
+    table: dict[str, Any] = {"run": [str(run.path)] * length}
+    for name, values in run.metrics.items():
+        table |= {f"{name}_{i}": x for i, x in enumerate(values.T)} if values.ndim == 2 else {name: values}
+    options = {f"config_{name}" if name in table else name: value for name, value in run.config.items()}
+    return table | {name: [value] * length for name, value in options.items()}
 
 
 def create(path: Path) -> None:

@@ -136,6 +136,11 @@ def test_value_map_points_where_the_policy_goes():
         plotting.value_map(solution.values, (3, 3))
 
 
+def test_a_notebook_shows_the_figure_that_a_cell_ends_with():
+    picture: Any = plotting.worker_timeline(SCHEDULE)
+    assert picture._repr_png_().startswith(b"\x89PNG")
+
+
 def test_a_metric_that_is_not_there_is_named(seeds):
     with pytest.raises(ValueError, match=r"has no metric 'reward'; it has update, env_steps"):
         plotting.learning_curve(seeds[0], metric="reward")

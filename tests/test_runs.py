@@ -285,3 +285,32 @@ def test_the_chrome_trace_is_bounded_and_says_so():
     assert trace["metadata"]["note"] == "updates 400 to 499 of 500 (the last ones only: the file is bounded)"
     virtual = timeline.chrome_trace(schedules.round_robin(10, 3))
     assert virtual["metadata"]["clock"].startswith("virtual")
+
+
+def test_runs_become_one_table(tmp_path):
+    for name in ("a", "b"):
+        record(tmp_path / name)
+    (tmp_path / "notes").mkdir()
+    table = runs.to_pandas(tmp_path / "*")
+    assert len(table) == 12
+    assert table["run"].unique().tolist() == [str(tmp_path / name) for name in ("a", "b")]
+    assert set(CONFIG) <= set(table.columns)
+    assert (table["learning_rate"] == 0.1).all()
+    run = runs.load(tmp_path / "b")
+    of_b = table[table["run"] == str(run.path)]
+    for name in ("update", "env_steps", "loss", "staleness"):
+        np.testing.assert_array_equal(of_b[name], run.metrics[name])
+    workers = of_b[[f"staleness_per_worker_{w}" for w in range(4)]]
+    np.testing.assert_array_equal(workers, run.metrics["staleness_per_worker"])
+    assert table.equals(runs.to_pandas([tmp_path / "a", run]))
+    for nothing in (tmp_path / "notes", tmp_path / "none*"):
+        with pytest.raises(ValueError, match="no run"):
+            runs.to_pandas(nothing)
+
+
+def test_an_option_with_the_name_of_a_metric_keeps_its_column(tmp_path):
+    with Recorder(tmp_path / "run", {"loss": "huber"}) as recorder:
+        emulate(make_method(), make_schedule(20), KEY, callback=recorder, chunk_size=10)
+    table = runs.to_pandas(tmp_path / "run")
+    assert (table["config_loss"] == "huber").all()
+    assert table["loss"].dtype == np.float64

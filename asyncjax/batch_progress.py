@@ -68,7 +68,8 @@ class BatchProgress:
         now = time.perf_counter()
         if self.visible and not self.console.is_terminal and now - self.printed >= self.between:
             self.printed = now
-            left = (self.total - self.done) * (now - self.started) / (self.done - self.before)
+            running = now - self.started - self.clock.seconds
+            left = (self.total - self.done) * running / (self.done - self.before)
             print(f"{self.done} of {self.total} runs after {now - self.started:.0f} s, eta {left:.0f} s", flush=True)
 
     def _show(self) -> None:

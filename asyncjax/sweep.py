@@ -34,7 +34,12 @@ def grid(**values: Iterable[Any]) -> list[Setting]:
       >>> aj.grid(learning_rate=[1e-3, 2e-3], delay=[0])
       [{'learning_rate': 0.001, 'delay': 0}, {'learning_rate': 0.002, 'delay': 0}]
     """
-    return [dict(zip(values, choice, strict=True)) for choice in itertools.product(*values.values())]
+    return [plain(dict(zip(values, choice, strict=True))) for choice in itertools.product(*values.values())]
+
+
+def plain(setting: Setting) -> Setting:
+    """The setting in Python's own types."""
+    return {name: x.item() if isinstance(x, np.generic) else x for name, x in setting.items()}
 
 
 def sweep(
@@ -229,17 +234,19 @@ def uniform(settings: Sequence[Setting]) -> list[Setting]:
     """
     if not settings:
         raise ValueError("settings is empty: give at least one setting, such as {}.")
-    plain = [{name: x.item() if isinstance(x, np.generic) else x for name, x in s.items()} for s in settings]
-    for setting in plain:
-        if setting.keys() != plain[0].keys():
-            raise ValueError(f"The settings {plain[0]} and {setting} have different names: give every one all names.")
+    settings = [plain(setting) for setting in settings]
+    for setting in settings:
+        if setting.keys() != settings[0].keys():
+            raise ValueError(
+                f"The settings {settings[0]} and {setting} have different names: give every one all names."
+            )
         if unusable := [name for name, x in setting.items() if not isinstance(x, Hashable)]:
             raise ValueError(
                 f"The setting {setting} has a value for {unusable[0]!r} that can not be compared:"
                 " give numbers, strings, or tuples of them."
             )
-    floats = {name for setting in plain for name, x in setting.items() if isinstance(x, float)}
-    return [{name: float(x) if name in floats and type(x) is int else x for name, x in s.items()} for s in plain]
+    floats = {name for setting in settings for name, x in setting.items() if isinstance(x, float)}
+    return [{name: float(x) if name in floats and type(x) is int else x for name, x in s.items()} for s in settings]
 
 
 def _merged(parts: Sequence[Any]) -> Metrics:

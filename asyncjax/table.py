@@ -148,7 +148,7 @@ class Table:
         cells = [[*self.varied, *names]]
         intervals = {name: self.interval(name) for name in names}
         for i, setting in enumerate(self.settings):
-            columns = [_interval(*(float(x[i]) for x in intervals[name]), bool(self.baseline)) for name in names]
+            columns = [self._interval_text(*(x[i] for x in intervals[name])) for name in names]
             cells.append([*(_short(setting[name]) for name in self.varied), *columns])
         widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
         lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
@@ -157,6 +157,11 @@ class Table:
             lines.append(f"{np.sum(~self['finite'])} of {self['finite'].size} runs ended with parameters not finite")
         lines.append(f"{what}interquartile mean of {len(self.seeds)} seeds [95 % bootstrap interval]")
         return "\n".join(lines)
+
+    def _interval_text(self, middle: Any, low: Any, high: Any) -> str:
+        """Of a difference with a mark if it is resolved."""
+        mark = "" if not self.baseline else "*" if low > 0 or high < 0 else " "
+        return f"{middle:.4g} [{low:.4g}, {high:.4g}]{mark}"
 
     def _rows(self, rows: list[int], values: dict[str, np.ndarray]) -> Table:
         chosen = {name: x[rows] for name, x in values.items()}
@@ -185,11 +190,6 @@ def _words(values: Setting) -> str:
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _interval(middle: float, low: float, high: float, difference: bool) -> str:
-    mark = "*" if difference and (low > 0 or high < 0) else " " if difference else ""
-    return f"{middle:.4g} [{low:.4g}, {high:.4g}]{mark}"
 
 
 def _save_parquet(path: Path, rows: list[dict[str, Any]]) -> None:

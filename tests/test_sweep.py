@@ -1,0 +1,155 @@
+"""The sweep command: what it searches, what it writes, and how it goes on."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import math
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+import asyncjax as aj
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "experiments"))
+
+import spaces  # noqa: E402
+import sweep  # noqa: E402
+
+KINDS = {
+    "learning_rate": float | None, "delay": int | None, "double": bool, "core": Literal["gru", "lstm"] | None,
+    "num_envs": int,
+}  # fmt: skip
+TINY = ["--env", "Catch-bsuite", "--num-envs", "2", "--unroll-length", "3", "--total-steps", "150", "--seeds", "2"]
+TINY += ["--eval-episodes", "4", "--points", "3"]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished grid of four settings."""
+    path = tmp_path_factory.mktemp("sweep") / "grid"
+    argv = ["a3c", *TINY, "--grid", "learning_rate=1e-3,2e-3", "delay=0,4", "--directory", str(path)]
+    sweep.main([*argv, "--against", "delay=0", "learning_rate=1e-3"])
+    return path
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with (path / "table.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def batches(path: Path) -> int:
+    return len(list((path / "runs").glob("batch-*.npz")))
+
+
+def test_it_leaves_a_table_and_pictures(directory: Path) -> None:
+    rows = read(directory)
+    assert len(rows) == 4 * 2
+    assert [(r["learning_rate"], r["delay"]) for r in rows[::2]] == [
+        ("0.001", "0"), ("0.001", "4"), ("0.002", "0"), ("0.002", "4"),
+    ]  # fmt: skip
+    assert {float(r["staleness"]) for r in rows if r["delay"] == "0"} == {0.0}
+    assert len({r["evaluation"] for r in rows}) > 1
+    assert batches(directory) == 1, "all settings are one program"
+    for name in ("curves.png", "settings.png"):
+        assert (directory / name).stat().st_size > 1000
+
+
+def test_it_goes_on_from_its_directory(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = read(directory)
+    table = sweep.main(["--resume", str(directory)])
+    assert batches(directory) == 1, "nothing had to run again"
+    assert read(directory) == before
+    assert len(table.settings) == 4
+    out = capsys.readouterr().out
+    assert "difference from delay=0, learning_rate=0.001" in out, "the differences are those of the first command"
+    with pytest.raises(ValueError, match="total_steps is 150 there"):
+        sweep.main(["--resume", str(directory), "--total-steps", "300"])
+    with pytest.raises(ValueError, match="no sweep"):
+        sweep.main(["--resume", str(directory / "nowhere")])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="optuna is an extra")
+@hypothesis.settings(max_examples=3)
+@hypothesis.given(samples=st.integers(1, 30), batch=st.integers(1, 9))
+def test_optuna_asks_the_same_again(samples: int, batch: int) -> None:
+    """So a stopped search finds what it has run before; and it searches: the best is near the optimum at 0.01."""
+    space = spaces.parse_space(["learning_rate=1e-4..1:log", "delay=0..8", "core=gru,none"], KINDS)
+    asked: list[int] = []
+
+    def value(settings: list[dict[str, Any]]) -> np.ndarray:
+        asked.append(len(settings))
+        distance = np.array([abs(math.log10(s["learning_rate"]) + 2) + s["delay"] for s in settings])
+        return np.where(distance > 8, np.nan, -distance)
+
+    first = spaces.choices_by_optuna(space, samples, batch, value)
+    assert sum(asked) == samples
+    assert max(asked) <= batch
+    assert spaces.choices_by_optuna(space, samples, batch, value) == first
+    assert all(1e-4 <= s["learning_rate"] <= 1 and s["core"] in ("gru", None) for s in first)
+
+
+@hypothesis.given(low=st.floats(1e-6, 1.0), factor=st.floats(1.1, 1e4), log=st.booleans(), samples=st.integers(1, 20))
+def test_samples_lie_in_range_and_more_leave_the_first(low: float, factor: float, log: bool, samples: int) -> None:
+    text = f"learning_rate={low}..{low * factor}" + (":log" if log else "")
+    space = spaces.parse_space([text, "delay=0..3", "double=true,false"], KINDS)
+    settings = spaces.choices_of({"num_envs": [1, 2]}, space, samples)
+    assert len(settings) == 2 * samples
+    for setting in settings:
+        assert low * (1 - 1e-9) <= setting["learning_rate"] <= low * factor * (1 + 1e-9)
+        assert setting["delay"] in range(4)
+    assert settings[:samples] == spaces.choices_of({"num_envs": [1]}, space, samples)
+    assert settings[0] == spaces.choices_of({"num_envs": [1]}, space, samples + 3)[0]
+
+
+def test_values_have_the_types_of_their_options() -> None:
+    space = spaces.parse_space(["learning-rate=1,1e-3,none", "delay=4", "double=true,False", "core=gru,none"], KINDS)
+    assert space == {"learning_rate": [1.0, 1e-3, None], "delay": [4], "double": [True, False], "core": ["gru", None]}
+    assert isinstance(space["learning_rate"][0], float)
+    assert spaces.choices_of({}, {}, 9) == [{}], "one setting: the options as they are"
+
+
+@pytest.mark.parametrize(
+    ("specification", "sentence"),
+    [
+        ("speed=1", "no option 'speed'.*learning_rate"),
+        ("learning_rate", "name=value"),
+        ("learning_rate=", "name=value"),
+        ("delay=1.5", "'1.5' is none of"),
+        ("core=rnn", "'rnn' is none of: .*gru, lstm"),
+        ("learning_rate=1e-2..1e-4:log", "low < high"),
+        ("learning_rate=0..1:log", "low > 0"),
+        ("learning_rate=1e-4..1e-2:lin", ":log"),
+        ("core=gru..lstm", "low < high"),
+    ],
+)
+def test_bad_specifications_are_told_what_to_write(specification: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        spaces.parse_space([specification], KINDS)
+
+
+def test_bad_commands_are_told_what_to_do(tmp_path: Path) -> None:
+    where = ["--directory", str(tmp_path)]
+    with pytest.raises(ValueError, match="use --random"):
+        sweep.main(["a3c", *TINY, "--grid", "learning_rate=1e-4..1e-2", *where])
+    with pytest.raises(ValueError, match="can not be combined"):
+        sweep.main(["a3c", *TINY, "--optuna", "learning_rate=1e-4..1e-2", "--grid", "delay=0", *where])
+    with pytest.raises(ValueError, match="single messages"):
+        sweep.main(["a3c", *TINY, "--group-size", "2", "--delay", "0", *where])
+    assert not list(tmp_path.iterdir()), "what makes no sense leaves nothing behind"
+
+
+def test_the_pictures_of_other_shapes() -> None:
+    """Samples of three names: a panel for each; of one setting a panel without a name."""
+    rng = np.random.default_rng(0)
+    names = [{"rate": 10.0**-i, "core": "gru" if i % 2 else None, "delay": i} for i in range(5)]
+    values = {"evaluation": rng.normal(size=(5, 4))}
+    assert len(sweep.draw_settings(aj.Table(names, range(4), values), "evaluation").axes) == 3
+    one = aj.Table(names[:1], range(4), {"evaluation": values["evaluation"][:1]})
+    assert len(sweep.draw_settings(one, "evaluation").axes) == 1

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from asyncjax.environment import Box, Environment, Step
+from asyncjax.fleet import VectorEnv
 from asyncjax.gymnasium_adapter import observation_types
 from asyncjax.gymnax_adapter import to_space
-from asyncjax.host_environment import VectorEnv, host_environment
+from asyncjax.host_environment import host_environment
 
 PyTree = Any
 

@@ -12,8 +12,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from asyncjax.environment import Environment, Space, Step
+from asyncjax.fleet import VectorEnv
 from asyncjax.gymnax_adapter import to_space
-from asyncjax.host_environment import VectorEnv, host_environment
+from asyncjax.host_environment import host_environment
 
 PyTree = Any
 NARROW = {"float64": np.float32, "int64": np.int32, "uint64": np.uint32}

@@ -76,6 +76,28 @@ class MinAtarCNN(nn.Module):
         return layer(x.reshape(-1), self.hidden, self.layer_norm, nn.relu)
 
 
+class NatureCNN(nn.Module):
+    """Three convolutions and one linear layer, with a relu behind each, for images of at least 36 x 36 pixels.
+
+    Attributes:
+      channels: of the convolutions, whose windows are 8 x 8, 4 x 4 and 3 x 3, moved by 4, 2 and 1 pixels.
+      hidden: size of the linear layer.
+
+    Source: Mnih et al., Human-level control through deep reinforcement learning (2015).
+    """
+
+    channels: tuple[int, int, int] = (32, 64, 64)
+    hidden: int = 512
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Float[H, W, C] -> Float[hidden]."""
+        weights = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+        for channels, window, stride in zip(self.channels, (8, 4, 3), (4, 2, 1), strict=True):
+            x = nn.relu(nn.Conv(channels, (window,) * 2, (stride,) * 2, "VALID", kernel_init=weights)(x))
+        return layer(x.reshape(-1), self.hidden, False, nn.relu)
+
+
 def layer(x: jax.Array, features: int, layer_norm: bool, activation: Activation) -> jax.Array:
     """One linear layer of the module that calls it, normalized or not, and the activation."""
     x = dense(features)(x)
@@ -195,17 +217,26 @@ def actor_critic(env: Environment, core: Core | None = None) -> ActorCritic | Re
     num_actions = actions.num_values if discrete else math.prod(actions.shape)
     num_values = space.num_values if isinstance(space, Discrete) else None
     image = len(getattr(space, "shape", ())) == 3
-    torso = MinAtarCNN() if image else MLP()
+    torso = (NatureCNN() if min(space.shape[:2]) >= 36 else MinAtarCNN()) if image else MLP()
     if core is not None:
         return RecurrentActorCritic(num_actions, torso, core, num_values=num_values, continuous=not discrete)
     return ActorCritic(num_actions, torso, None if image else MLP(), num_values, not discrete)
 
 
 def encode(observation: PyTree, num_values: int | None = None) -> jax.Array:
-    """An observation as what a torso takes: one-hot if discrete, an image as it is, all else one flat vector."""
+    """An observation as what a torso takes: one-hot if discrete, an image as it is, all else one flat vector.
+
+    Bytes are scaled to [0, 1].
+    """
     if num_values is not None:
         return jax.nn.one_hot(observation, num_values, dtype=jnp.float32)
-    leaves = [jnp.asarray(leaf, jnp.float32) for leaf in jax.tree.leaves(observation)]
+    leaves = [to_float(leaf) for leaf in jax.tree.leaves(observation)]
     if len(leaves) == 1 and leaves[0].ndim == 3:
         return leaves[0]
     return jnp.concatenate([leaf.reshape(-1) for leaf in leaves])
+
+
+def to_float(x: jax.Array) -> jax.Array:
+    """Float32 of any numbers; bytes are scaled to [0, 1]."""
+    y = jnp.asarray(x, jnp.float32)
+    return y / 255.0 if x.dtype == jnp.uint8 else y

@@ -13,8 +13,9 @@ import pytest
 
 import asyncjax as aj
 from asyncjax.environment import Box, Discrete, Step, make_env
+from asyncjax.fleet import IDLE_RESETS, VectorEnv
 from asyncjax.gymnasium_adapter import from_vector
-from asyncjax.host_environment import IDLE_RESETS, VectorEnv, host_environment
+from asyncjax.host_environment import host_environment
 from asyncjax.rollout import init_rollout, next_values, unroll
 
 KEY = jax.random.key(0)

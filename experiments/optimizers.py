@@ -35,10 +35,11 @@ class Optimizer(NamedTuple):
     private: bool = False
 
 
+SHARED = "shared RMSProp"
 OPTIMIZERS = {
     "momentum SGD": Optimizer(lambda rate: optax.sgd(rate, momentum=0.99)),
     "private RMSProp": Optimizer(lambda rate: optax.rmsprop(rate, decay=0.99, eps=1e-2), private=True),
-    "shared RMSProp": Optimizer(lambda rate: optax.rmsprop(rate, decay=0.99, eps=1e-2)),
+    SHARED: Optimizer(lambda rate: optax.rmsprop(rate, decay=0.99, eps=1e-2)),
     "Adam": Optimizer(lambda rate: optax.adam(rate)),
     "Muon": Optimizer(lambda rate: optax.contrib.muon(rate)),
 }
@@ -130,15 +131,16 @@ def gains(arrays: Arrays) -> np.ndarray:
 def report(arrays: Arrays) -> str:
     """For every optimizer and delay: its best return, and the decades in which half of the best gain is kept."""
     good = arrays["decades"] * (gains(arrays) >= 0.5).mean(-1)  # Float[O, D, R]
+    shared = good[list(arrays["optimizers"]).index(SHARED)] if SHARED in arrays["optimizers"] else np.nan * good[0]
     rows = []
     for o, name in enumerate(arrays["optimizers"]):
         for d, delay in enumerate(arrays["delays"]):
             mean = np.nan_to_num(arrays["returns"][o, d], nan=float(arrays["random"])).mean(-1)
-            decayed = good[o, d] - good[o, 0]
-            lost = "" if d == 0 else mean_interval(decayed)
+            lost = "" if d == 0 else mean_interval(good[o, d] - good[o, 0])
+            less = mean_interval(good[o, d] - shared[d])
             best = f"{mean.max():.2f} at {arrays['rates'][mean.argmax()]:.1e}"
-            rows.append([name, delay, best, mean_interval(good[o, d]), lost])
-    head = ["optimizer", "staleness", "best mean return", "decades of learning rate", "minus fresh"]
+            rows.append([name, delay, best, mean_interval(good[o, d]), lost, less])
+    head = ["optimizer", "staleness", "best mean return", "decades of learning rate", "minus fresh", f"minus {SHARED}"]
     return figure.table(head, rows)
 
 
@@ -153,9 +155,11 @@ def plot(arrays: Arrays) -> Any:
     delays = arrays["delays"]
     picture, grid = new_figure(2, len(delays), size=(len(delays) * COLUMN[0], 2 * COLUMN[1]))
     grid = grid.reshape(2, len(delays))
+    means = np.nan_to_num(arrays["returns"], nan=float(arrays["random"])).mean(-1)
+    margin = 0.05 * np.ptp(means)
     for d, delay in enumerate(delays):
         for o, (name, colour) in enumerate(zip(arrays["optimizers"], COLOURS, strict=False)):
-            mean = np.nan_to_num(arrays["returns"][o, d], nan=float(arrays["random"])).mean(-1)
+            mean = means[o, d]
             grid[0, d].semilogx(arrays["rates"], mean, ".-", color=colour, label=name, linewidth=0.8, markersize=3)
             grid[1, d].plot(np.arange(1, len(mean) + 1), np.sort(mean)[::-1], color=colour, linewidth=1)
         grid[0, d].set_title(f"staleness {delay}", fontsize=8)
@@ -163,6 +167,7 @@ def plot(arrays: Arrays) -> Any:
         grid[1, d].set_xlabel("learning rates, the best first")
         for axes in grid[:, d]:
             axes.set_ylabel("episode return")
+            axes.set_ylim(means.min() - margin, means.max() + margin)
     grid[0, 0].legend(frameon=False, fontsize=6)
     return picture
 

@@ -209,25 +209,35 @@ def first_reach(result: aj.Result, target: float, window: int) -> jax.Array:
 
 
 class SpeedUp(NamedTuple):
-    """Medians over seeds, and 95 % bootstrap intervals: each Float[W], 3 rows of them for (middle, low, high)."""
+    """Ratios of medians over seeds with their 95 % bootstrap intervals, Float[3, W] each: middle, low, high.
+
+    Attributes:
+      total: the speed-up.
+      time_per_update: how many times more often updates come.
+      updates: how many times fewer of them are needed.
+      at_least: these are lower bounds, since half of the runs of the first team did not reach the score in time.
+    """
 
     total: np.ndarray
     time_per_update: np.ndarray
     updates: np.ndarray
+    at_least: bool
 
 
-def speed_ups(updates: np.ndarray, times: np.ndarray, resamples: int = 2000) -> SpeedUp:
+def speed_ups(updates: np.ndarray, times: np.ndarray, limit: float, resamples: int = 2000) -> SpeedUp:
     """The speed-up over the first row and its two factors, of Float[W, S].
 
-    Medians, as runs that have not reached the score are infinite. NaN where half of the runs have not.
+    Medians, as runs that have not reached the score are infinite. Where half of the runs have not, the ratio is NaN;
+    but where that is so of the first row its median is at least the `limit` of updates and, in jobs of mean 1, of time.
     """
     seeds = updates.shape[1]
     drawn = np.random.default_rng(0).integers(0, seeds, (resamples, seeds))
 
     def ratio(values: np.ndarray) -> np.ndarray:
         medians = np.concatenate([np.median(values, 1)[:, None], np.median(values[:, drawn], 2)], 1)
+        first = np.minimum(medians[:1], limit)
         medians[~np.isfinite(medians)] = np.nan
-        return medians[:1] / medians
+        return first / medians
 
     def ends(ratios: np.ndarray) -> np.ndarray:
         # A resample in which half of the runs fail has no ratio; of few such ones the interval can do without.
@@ -236,18 +246,24 @@ def speed_ups(updates: np.ndarray, times: np.ndarray, resamples: int = 2000) -> 
         return np.where(known, [ratios[:, 0], low, high], [ratios[:, 0], *2 * [np.full(len(known), np.nan)]])
 
     total, fewer = ratio(times), ratio(updates)
-    return SpeedUp(ends(total), ends(total / fewer), ends(fewer))
+    return SpeedUp(ends(total), ends(total / fewer), ends(fewer), bool(np.isinf(np.median(updates[0]))))
 
 
 def report(arrays: Arrays) -> str:
-    """Three tables: speed-ups beside the paper's, their factors, and runs that did not reach the score."""
+    """Speed-ups beside the paper's, their two factors, and how many runs did not reach the score."""
     rows, failed = [], np.isinf(arrays["updates"]).sum(-1)
     for m, method in enumerate(arrays["methods"]):
         for e, env in enumerate(arrays["envs"]):
-            result = speed_ups(arrays["updates"][m, e], arrays["time"][m, e])
+            result = of_task(arrays, m, e)
+            least = ", at least" if result.at_least else ""
+            named = {
+                f"speed-up{least}": result.total,
+                "by time": result.time_per_update,
+                f"by data{least}": result.updates,
+            }
             rows += [
                 [method, env, name, *(f"{x:.2f} [{low:.2f}, {high:.2f}]" for x, low, high in values.T)]
-                for name, values in zip(("speed-up", "time per update", "updates"), result, strict=True)
+                for name, values in named.items()
             ]
             once = np.median(arrays["updates"][m, e, 0])
             rows.append([method, env, f"not reached; median of one: {once:.0f} updates", *failed[m, e]])
@@ -257,8 +273,14 @@ def report(arrays: Arrays) -> str:
     return figure.table(["method", "task", "", *(f"{w} workers" for w in arrays["workers"])], rows)
 
 
+def of_task(arrays: Arrays, method: int, env: int) -> SpeedUp:
+    """The speed-up of one method on one task; seconds of threads have no known limit."""
+    limit = np.inf if arrays["threads"] else float(arrays["limit"])
+    return speed_ups(arrays["updates"][method, env], arrays["time"][method, env], limit)
+
+
 def plot(arrays: Arrays) -> Any:
-    """A panel per task: speed-up against workers; and one for the paper's numbers."""
+    """A panel per task, speed-up against workers, triangles being lower bounds; and one for the paper's numbers."""
     workers, envs = arrays["workers"], list(arrays["envs"])
     panels = [*envs, "Mnih et al. (2016), Atari"]
     columns = 2 if len(panels) > 1 else 1
@@ -271,9 +293,7 @@ def plot(arrays: Arrays) -> Any:
         axes.plot(workers, workers, ":", color=COLOURS[6], linewidth=1, label="ideal")
         for m, (method, colour) in enumerate(zip(arrays["methods"], COLOURS, strict=False)):
             if title in envs:
-                draw_interval(
-                    axes, workers, speed_ups(arrays["updates"][m, e], arrays["time"][m, e]).total, colour, method
-                )
+                draw_measured(axes, workers, of_task(arrays, m, e), colour, str(method))
             elif method in PAPER:
                 draw_speedup(axes, np.array(PAPER_WORKERS), np.array(PAPER[str(method)]), colour, str(method), "s--")
         powers_of_two(axes)
@@ -284,13 +304,14 @@ def plot(arrays: Arrays) -> Any:
     return picture
 
 
-def draw_interval(axes: Any, x: np.ndarray, values: np.ndarray, colour: str, label: str) -> None:
-    """Points with the ends of their intervals, which were computed elsewhere."""
-    middle, low, high = values
-    bars = np.nan_to_num(np.maximum([middle - low, high - middle], 0))
-    axes.errorbar(
-        x, middle, bars, fmt="o-", color=colour, label=label, markersize=3, linewidth=1.2, elinewidth=0.8, capsize=1.5
+def draw_measured(axes: Any, workers: np.ndarray, speed_up: SpeedUp, colour: str, label: str) -> None:
+    """Points with intervals; of lower bounds, triangles without."""
+    middle, low, high = speed_up.total
+    axes.plot(
+        workers, middle, "^:" if speed_up.at_least else "o-", color=colour, label=label, markersize=4, linewidth=1
     )
+    if not speed_up.at_least:
+        axes.vlines(workers, low, high, color=colour, linewidth=0.8)
 
 
 if __name__ == "__main__":

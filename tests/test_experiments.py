@@ -122,11 +122,16 @@ def test_the_first_window_of_episodes_that_reaches_the_score() -> None:
 
 def test_speed_up_is_the_product_of_its_factors_and_of_failures_unknown() -> None:
     updates = np.array([[100.0] * 5, [50.0] * 5, [200.0, 200.0, np.inf, np.inf, np.inf]])
-    result = speedup.speed_ups(updates, updates / np.array([[1.0], [2.0], [4.0]]))
+    times = updates / np.array([[1.0], [2.0], [4.0]])
+    result = speedup.speed_ups(updates, times, limit=300.0)
     np.testing.assert_allclose(result.total[:, 1], 4.0)
     np.testing.assert_allclose(result.time_per_update[:, 1], 2.0)
     np.testing.assert_allclose(result.updates[:, 1], 2.0)
     assert np.isnan(result.total[:, 2]).all()
+    assert not result.at_least
+    slow_first = speedup.speed_ups(updates[::-1], times[::-1] * 4, limit=300.0)
+    np.testing.assert_allclose(slow_first.updates[0, 1:], [300.0 / 50.0, 300.0 / 100.0])
+    assert slow_first.at_least
 
 
 def test_judging_a_run_changes_nothing_in_it() -> None:

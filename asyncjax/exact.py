@@ -1,4 +1,4 @@
-"""Arithmetic that does not depend on what surrounds it, for who asks for it with an XLA flag."""
+"""Arithmetic that does not depend on what surrounds it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from asyncjax.method import Array
 
@@ -15,6 +16,20 @@ FLAG = "--xla_cpu_use_fusion_emitters=false"
 def wanted() -> bool:
     """Whether `emulate` is to agree with `replay` bit for bit: XLA_FLAGS has the flag that allows it on CPUs."""
     return FLAG in os.environ.get("XLA_FLAGS", "").split()
+
+
+def apart(function: Any, true: Array, *args: Any) -> Any:
+    """Calls a function so that what surrounds it does not change how it is compiled, and is not changed by it.
+
+    It is a branch of a condition, over whose border XLA does not fuse; a barrier for optimizations is gone before CPUs'
+    fusion begins. `true` is a Bool[] that holds and that the compiler does not know. Under a `vmap` over it there is no
+    condition any more, and no promise.
+    """
+
+    def never(*args: Any) -> Any:
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, *args))
+
+    return jax.lax.cond(true, function, never, *args)
 
 
 def isolated(function: Any, either: Array, *args: Any) -> Any:

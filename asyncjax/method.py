@@ -48,6 +48,20 @@ class Policy(NamedTuple):
     act: Callable[[PyTree, PyTree, PyTree, jax.Array | None], tuple[PyTree, PyTree]]
 
 
+class Halves(NamedTuple):
+    """`work` in two halves, for measuring what the same data would have said on another view.
+
+    Attributes:
+      sample: (View, Local) -> (Data, Local, Metrics).
+      gradient: (View, Data) -> (Message, Metrics); None where the message is the data.
+      distribution: (View, Data) -> how the view acts in the observations of the data; None without a policy.
+    """
+
+    sample: Callable[[PyTree, PyTree], tuple[PyTree, PyTree, Metrics]]
+    gradient: Callable[[PyTree, PyTree], tuple[PyTree, Metrics]] | None = None
+    distribution: Callable[[PyTree, PyTree], Any] | None = None
+
+
 class Method(NamedTuple):
     """An asynchronous method: `work` runs in parallel on stale views, `apply` serially on the newest state.
 
@@ -58,6 +72,7 @@ class Method(NamedTuple):
       work: (View, Local) -> (Message, Local, Metrics), for one worker.
       apply: (Shared, Messages, Stale) -> (Shared, Metrics), the only writer; Messages has a leading axis G.
       policy: how the method acts, for evaluation; None where there is no policy.
+      halves: `work` as sample, then gradient, for telemetry; None where it has no such halves.
     """
 
     init: Callable[[jax.Array, int], tuple[PyTree, PyTree]]
@@ -65,6 +80,7 @@ class Method(NamedTuple):
     work: Callable[[PyTree, PyTree], tuple[PyTree, PyTree, Metrics]]
     apply: Callable[[PyTree, PyTree, Stale], tuple[PyTree, Metrics]]
     policy: Policy | None = None
+    halves: Halves | None = None
 
 
 class State(NamedTuple):

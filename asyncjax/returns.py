@@ -148,7 +148,7 @@ def vtrace(
     truncated_t: jax.Array | None = None,
     clip_rho: Scalar = 1.0,
     clip_c: Scalar = 1.0,
-    clip_pg_rho: Scalar = 1.0,
+    clip_pg_rho: Scalar | None = 1.0,
 ) -> VTrace:
     """V-trace: off-policy corrected returns from the ratios rho = pi(a|s) / mu(a|s).
 
@@ -166,7 +166,7 @@ def vtrace(
       truncated_t: Bool[T]; where it holds, the correction of later steps is cut.
       clip_rho: cap in delta; it sets the fixed point.
       clip_c: cap of the traces; it sets the speed only.
-      clip_pg_rho: cap in the advantage.
+      clip_pg_rho: cap in the advantage; None leaves the ratio out, for losses that weigh actions themselves.
 
     Returns:
       VTrace. On-policy, with lambda = 1, the targets are the n-step returns.
@@ -178,7 +178,9 @@ def vtrace(
     errors = decayed_sums(delta_t, discount_t * lambda_t * jnp.minimum(rho_tm1, clip_c))
     # After the last step and after a truncation nothing is known of vs - v.
     next_error = lambda_t * jnp.append(errors[1:], 0.0)
-    advantages = jnp.minimum(rho_tm1, clip_pg_rho) * (r_t + discount_t * (v_t + next_error) - v_tm1)
+    advantages = r_t + discount_t * (v_t + next_error) - v_tm1
+    if clip_pg_rho is not None:
+        advantages = jnp.minimum(rho_tm1, clip_pg_rho) * advantages
     return VTrace(v_tm1 + errors, advantages)
 
 

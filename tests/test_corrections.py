@@ -68,6 +68,69 @@ def test_fresh_messages_pass_bit_for_bit(name: str, values: list[float]) -> None
     assert_equal(out, gradient)
 
 
+ENGINES = {"emulate": aj.emulate, "replay": aj.replay}
+_RUNS: dict[tuple[str, str], aj.Method] = {}
+
+
+def built(name: str, optimizer: str) -> aj.Method:
+    """A method built once, so that its compiled programs are shared; name "" is without a correction."""
+    if (name, optimizer) not in _RUNS:
+        tx = {"sgd": lambda: optax.sgd(0.1), "adam": lambda: optax.adam(0.05)}[optimizer]()
+        _RUNS[name, optimizer] = quadratic(tx, correction=IDENTITIES[name]() if name else None)
+    return _RUNS[name, optimizer]
+
+
+@everywhere
+@pytest.mark.parametrize("engine", ENGINES)
+@hypothesis.given(data=st.data(), group_size=st.sampled_from([1, 2]))
+@hypothesis.settings(max_examples=4)
+def test_a_fresh_run_is_the_uncorrected_one_bit_for_bit(
+    name: str, engine: str, data: st.DataObject, group_size: int
+) -> None:
+    """Compiled, in every engine, under any order of workers that are all fresh."""
+    worker = np.array([[data.draw(st.integers(0, 2)) for _ in range(group_size)] for _ in range(8)], np.int32)
+    read = np.broadcast_to(np.arange(8, dtype=np.int32)[:, None], worker.shape)
+    schedule = aj.Schedule(worker, read)
+    plain, corrected = (ENGINES[engine](built(n, "adam"), schedule, KEY, num_workers=3) for n in ("", name))
+    assert_equal(plain.shared.params, corrected.shared.params)
+    assert_equal(plain.shared.opt_state, corrected.shared.opt_state)
+    assert_equal(plain.metrics, corrected.metrics)
+
+
+@pytest.mark.parametrize("factory", ["impala", "ppo"])
+def test_trajectory_methods_take_corrections_as_gradient_methods_do(factory: str) -> None:
+    """Fresh messages: the uncorrected run, bit for bit alone, to rounding in groups; stale ones: what the rule says."""
+    options = {"num_envs": 2, "unroll_length": 3, "optimizer": optax.sgd(0.1), "max_grad_norm": None}
+    if factory == "ppo":
+        options |= {"epochs": 1, "num_minibatches": 1, "normalize_advantages": False}
+    make = getattr(aj, factory)
+    plain, halved, dropping = (
+        make("Catch-bsuite", **options, correction=c)
+        for c in (None, corrections.scale_by_staleness(), corrections.drop_stale(2))
+    )
+    alone, pairs = aj.schedules.sequential(3, 2), aj.schedules.barrier(3, 2)
+    expected = aj.replay(plain, alone, KEY).shared.params
+    for run in (halved, dropping):
+        assert_equal(aj.replay(run, alone, KEY).shared.params, expected)
+    of_groups = [aj.replay(run, pairs, KEY).shared.params for run in (plain, halved, dropping)]
+    for params in of_groups[1:]:
+        assert_close(params, of_groups[0])
+    # One update of one message: half the gradient for staleness 1, none for 2.
+    shared, local = jax.jit(plain.init, static_argnums=1)(KEY, 1)
+    message = jax.tree.map(
+        lambda x: x[None], jax.jit(plain.work)(shared.params, jax.tree.map(lambda x: x[0], local))[0]
+    )
+    view = jax.tree.map(lambda x: x[None], shared.params)
+    steps = {}
+    for name, run in {"plain": plain, "halved": halved, "dropped": dropping}.items():
+        begin = shared._replace(correction_state=run.init(KEY, 1)[0].correction_state)
+        tau = 2 if name == "dropped" else 1
+        after = jax.jit(run.apply)(begin, message, aj.Stale(view, jnp.array([tau], jnp.int32)))[0].params
+        steps[name] = jax.tree.map(jnp.subtract, after, shared.params)
+    assert_close(steps["halved"], jax.tree.map(lambda x: x / 2, steps["plain"]), 1e-6)
+    assert all(not np.any(x) for x in jax.tree.leaves(steps["dropped"]))
+
+
 @everywhere
 def test_stale_messages_do_not(name: str) -> None:
     """The identity at staleness 0 is not the identity everywhere."""

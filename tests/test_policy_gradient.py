@@ -137,7 +137,8 @@ def test_annealing_counts_the_messages_of_all_workers(private):
     method = aj.gradient_method(
         lambda key: jnp.float32(0.0),
         lambda key: key,
-        lambda w, key: (w, (key, {})),
+        lambda w, key: ((), key, {}),
+        lambda w, data: (w, {}),
         optax.sgd(1.0),
         private_optimizer=private,
         anneal_messages=8,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import erf
+from typing import Any
 
 import hypothesis
 import jax
@@ -14,10 +15,11 @@ from hypothesis import strategies as st
 
 import asyncjax as aj
 from asyncjax import telemetry
-from tests.laws import KEY, assert_close, assert_equal, method, noisy_quadratic
+from tests.laws import KEY, assert_equal, method, schedules
 
 SHIFT = 0.7
 SAMPLES = jax.random.normal(KEY, (400_000,))
+PLAIN = ["staleness", "parameter_gap", "step_norm", "message_norm", "effective_learning_rate"]
 LOG_RATIO = SHIFT * SAMPLES - SHIFT**2 / 2  # unit Gaussians: mu at 0, pi at SHIFT
 
 
@@ -48,6 +50,15 @@ def test_truncated_ratios_of_a_table_are_the_overlap() -> None:
     np.testing.assert_allclose(telemetry.effective_sample_size(log_ratio), 1 / np.sum(pi**2 / mu), rtol=1e-6)
 
 
+def test_samples_that_do_not_count_do_not() -> None:
+    log_ratio, counts = jnp.array([0.3, -0.2, 50.0, 0.1]), jnp.array([True, True, False, True])
+    some, all_of_them = telemetry.ratio_statistics(log_ratio, where=counts), log_ratio[jnp.array([0, 1, 3])]
+    for name, value in telemetry.ratio_statistics(all_of_them).items():
+        np.testing.assert_allclose(some[name], value, rtol=1e-6)
+    for value in telemetry.ratio_statistics(log_ratio, where=jnp.zeros(4, bool)).values():
+        assert value == 0
+
+
 @hypothesis.given(st.lists(st.floats(-60, 60), min_size=4, max_size=4))
 def test_effective_sample_size_lies_between_one_sample_and_all(values: list[float]) -> None:
     size = float(telemetry.effective_sample_size(jnp.array(values)))
@@ -64,7 +75,7 @@ def test_implicit_momentum_of_heavy_ball_is_its_momentum(mu: float, step: float)
 
 
 def test_the_gap_of_a_constant_gradient_is_tau_steps() -> None:
-    run = telemetry.watch(aj.sgd(lambda w: 3.0 * w, 1.0, optimizer=optax.sgd(0.125)), list(telemetry.MEASURES))
+    run = telemetry.watch(aj.sgd(lambda w: 3.0 * w, 1.0, optimizer=optax.sgd(0.125)), PLAIN)
     schedule = aj.schedules.from_service_times(aj.service.exponential(), 20, 4, KEY)
     metrics = aj.emulate(run, schedule, KEY).metrics
     np.testing.assert_array_equal(metrics["staleness"], schedule.staleness())
@@ -74,28 +85,141 @@ def test_the_gap_of_a_constant_gradient_is_tau_steps() -> None:
     np.testing.assert_array_equal(metrics["message_norm"], np.full((20, 1), 3.0, np.float32))
 
 
-@pytest.mark.parametrize("group_size", [1, 2])
-def test_watching_does_not_touch_the_arithmetic(group_size: int) -> None:
-    """Bit for bit where every operation is compiled alone, so that none is fused with a measure."""
-    plain = noisy_quadratic()
-    watched = telemetry.watch(plain, list(telemetry.MEASURES))
-    shared, _ = plain.init(KEY, 1)
-    read = jax.tree.map(lambda x: jnp.stack([x + 0.5] * group_size), shared.params)
-    stale = aj.Stale(read, jnp.full(group_size, 2, jnp.int32))
-    (x, _), (y, metrics) = (run.apply(shared, jax.tree.map(jnp.sin, read), stale) for run in (plain, watched))
-    assert_equal(x, y)
-    assert metrics["parameter_gap"].shape == (group_size,)
-    schedule = aj.schedules.from_service_times(aj.service.exponential(), 20, 3, KEY, group_size=group_size)
-    with_measures, without = (aj.replay(run, schedule, KEY)[:2] for run in (watched, plain))
-    assert_close(with_measures, without)
+ENGINES = {"emulate": aj.emulate, "replay": aj.replay}
+WATCHED: dict[str, aj.Method] = {}
+
+
+def watched(name: str) -> aj.Method:
+    if name not in WATCHED:
+        WATCHED[name] = telemetry.watch(method(name), telemetry.available(method(name)))
+    return WATCHED[name]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", ["sgd", "sgd, corrected"])
+@hypothesis.given(schedule=schedules())
+@hypothesis.settings(max_examples=8)
+def test_watching_changes_no_bit_under_any_schedule(name: str, engine: str, schedule: aj.Schedule) -> None:
+    plain, seen = (ENGINES[engine](run, schedule, KEY, num_workers=3) for run in (method(name), watched(name)))
+    assert_equal(plain.shared, seen.shared)
+    assert_equal(plain.local, seen.local)
+    assert_equal(plain.metrics, {key: seen.metrics[key] for key in plain.metrics})
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", ["a3c", "n_step_q", "impala", "value iteration", "sgd, private optimizer"])
+def test_watching_changes_no_bit_of_any_method(name: str, engine: str) -> None:
+    schedule = aj.schedules.from_service_times(aj.service.exponential(), 8, 3, KEY, group_size=2)
+    plain, seen = (ENGINES[engine](run, schedule, KEY) for run in (method(name), watched(name)))
+    assert_equal(plain.shared, seen.shared)
+    assert_equal(plain.metrics, {key: seen.metrics[key] for key in plain.metrics})
+
+
+def test_a_watched_threaded_run_is_replayed_without_the_watch() -> None:
+    result, schedule = aj.run_threads(watched("sgd"), KEY, num_workers=3, num_updates=20)
+    assert_equal(result.shared, aj.replay(method("sgd"), schedule, KEY, num_workers=3).shared)
+    np.testing.assert_array_equal(result.metrics["staleness"], schedule.staleness())
+
+
+def test_cosine_of_one_dimension_is_the_sign_of_what_was_and_is() -> None:
+    run = aj.sgd(lambda w: 0.5 * w**2, 1.0, optimizer=optax.sgd(0.9))
+    names = ["gradient_cosine", "gradient_norm_ratio"]
+    schedule = aj.schedules.fixed_delay(30, 3)
+
+    def apply(shared: Any, messages: Any, stale: aj.Stale) -> Any:
+        after, _ = run.apply(shared, messages, stale)
+        return after, {"then": stale.view[0], "now": shared.params}
+
+    metrics = aj.replay(telemetry.watch(run._replace(apply=apply), names), schedule, KEY).metrics
+    then, now = metrics["then"], metrics["now"]
+    assert {-1.0, 1.0} == set(np.sign(then * now))
+    np.testing.assert_allclose(metrics["gradient_cosine"][:, 0], np.sign(then * now), rtol=1e-6)
+    np.testing.assert_allclose(metrics["gradient_norm_ratio"][:, 0], np.abs(then / now), rtol=1e-5)
+
+
+def test_fresh_gradients_are_along_themselves_and_policies_at_no_distance() -> None:
+    """And stale ones of an actor-critic, on the trajectory that was sent, are not."""
+    fresh = aj.replay(watched("a3c"), aj.schedules.sequential(4, 3), KEY).metrics
+    for name, value in {"gradient_cosine": 1.0, "gradient_norm_ratio": 1.0, "policy_kl": 0.0}.items():
+        np.testing.assert_allclose(fresh[name], value, atol=1e-6)
+    stale = aj.replay(watched("a3c"), aj.schedules.fixed_delay(8, 6, 3), KEY).metrics
+    assert np.all(stale["policy_kl"][1:] > 0)
+    assert np.all(np.abs(stale["gradient_cosine"]) <= 1 + 1e-6)
+    assert stale["gradient_cosine"][-1] < 1 - 1e-5
+
+
+def test_the_counterfactual_gradient_holds_the_data_fixed() -> None:
+    """On f(w; x) = (w - x)^2 / 2 two gradients of one sample differ by the gap, whatever the sample."""
+    run = aj.sgd(lambda w, x: 0.5 * (w - x) ** 2, 1.0, optimizer=optax.sgd(0.1), sample=jax.random.normal)
+    names = ["gradient_norm_ratio", "message_norm", "parameter_gap"]
+    update = aj.replay(telemetry.watch(run, names), aj.schedules.fixed_delay(20, 2), KEY).metrics
+    stale, fresh = update["message_norm"], update["message_norm"] / update["gradient_norm_ratio"]
+    gap = np.minimum(np.abs(stale - fresh), np.abs(stale + fresh))  # they may have different signs
+    np.testing.assert_allclose(gap, update["parameter_gap"], atol=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a schedule tells
+
+
+@hypothesis.given(seed=st.integers(0, 10**6), group_size=st.integers(1, 3), num_workers=st.integers(3, 5))
+def test_workers_split_the_staleness_of_a_schedule(seed: int, group_size: int, num_workers: int) -> None:
+    service, key = aj.service.gamma([0.5, 1.0, 2.0, 3.0, 4.0]), jax.random.key(seed)
+    schedule = aj.schedules.from_service_times(service, 30, num_workers, key, group_size=group_size)
+    found, staleness = telemetry.workers(schedule, num_workers), schedule.staleness()
+    assert found.messages.sum() == staleness.size
+    np.testing.assert_array_equal(found.histogram.sum(0), np.bincount(staleness.ravel()))
+    sent = found.messages > 0
+    np.testing.assert_allclose((found.mean * found.messages)[sent].sum(), staleness.sum())
+    assert np.nanmax(found.maximum) == staleness.max()
+    queue = telemetry.in_queue(schedule)
+    assert np.all((queue >= 0) & (queue <= staleness))
+    np.testing.assert_allclose(found.idle[sent], 0, atol=1e-9)  # who never waits is never idle
+    assert telemetry.throughput(schedule) == 30 / schedule.time[-1]
+
+
+def test_at_a_barrier_everybody_waits_for_the_slowest() -> None:
+    service = aj.service.constant([1.0, 3.0])
+    schedule = aj.schedules.from_service_times(service, 10, 2, KEY, group_size=2, wait="next_version")
+    found = telemetry.workers(schedule)
+    np.testing.assert_allclose(found.busy, [10.0, 30.0])
+    np.testing.assert_allclose(found.idle, [18.0, 0.0])  # two seconds after each of its jobs but the last
+    assert telemetry.throughput(schedule) == 1 / 3
+
+
+def test_a_message_queues_while_others_are_applied() -> None:
+    """Ready at 1.5, when version 1 is the newest, but applied after updates 1 and 2."""
+    schedule = aj.Schedule(
+        np.array([[0], [0], [0], [1]], np.int32),
+        np.array([[0], [1], [2], [0]], np.int32),
+        np.array([1.0, 2.0, 3.0, 4.0]),
+        np.array([[0.0], [1.0], [2.0], [0.0]]),
+        np.array([[1.0], [2.0], [3.0], [1.5]]),
+    )
+    assert telemetry.in_queue(schedule).ravel().tolist() == [0, 0, 0, 2]
+    assert telemetry.workers(schedule).in_queue.tolist() == [0.0, 2.0]
+
+
+def test_updates_to_target() -> None:
+    values = [0.0, 3.0, np.nan, 1.0, 5.0, 5.0]
+    assert telemetry.updates_to_target(values, 3.0) == 2
+    assert telemetry.updates_to_target(values, 3.0, window=2) == 5
+    assert telemetry.updates_to_target(values, 5.1) == np.inf
+    assert telemetry.updates_to_target([np.nan], 0.0) == np.inf
 
 
 def test_bad_input() -> None:
     with pytest.raises(ValueError, match="there is no such measure; choose from staleness, parameter_gap"):
         telemetry.watch(method("sgd"), ["stalness"])
-    odd = method("sgd")._replace(view=lambda shared: (shared.params, 1))
-    with pytest.raises(TypeError, match="step_norm compares parameters"):
-        telemetry.watch(odd, ["step_norm"]).apply(odd.init(KEY, 1)[0], (), aj.Stale((), jnp.zeros(1, jnp.int32)))
+    with pytest.raises(ValueError, match=r"names=\['policy_kl'\]: this method can not be asked for that; it has stal"):
+        telemetry.watch(method("sgd"), ["staleness", "policy_kl"])
+    with pytest.raises(ValueError, match=r"names=\['gradient_cosine'\].*a private optimizer"):
+        telemetry.watch(method("sgd, private optimizer"), ["gradient_cosine"])
+    assert telemetry.available(method("impala")) == ["staleness", "parameter_gap", "step_norm", "policy_kl"]
     with pytest.raises(ValueError, match="a fit takes at least 4 points"):
         telemetry.implicit_momentum(np.ones(3), np.ones(3))
+    with pytest.raises(ValueError, match="has no times, so what was in flight"):
+        telemetry.in_queue(aj.schedules.round_robin(3, 2))
+    with pytest.raises(ValueError, match="average at least one"):
+        telemetry.updates_to_target([1.0], 1.0, window=0)
     assert telemetry.watch(method("sgd"), []) is method("sgd")

@@ -198,4 +198,4 @@ def closed_loop_momentum(
         new = ClosedLoop(mu, measured, velocity, past, message.gradient, message.staleness, state.count + 1)
         return step, new
 
-    return per_message("closed_loop_momentum", init, update, needs_params=True)
+    return per_message("closed_loop_momentum", init, update, needs_params=True, keeps_fresh=False)

@@ -118,7 +118,7 @@ def dana_zero(method: Method, decay: Number = 0.9) -> Method:
         motion = jax.tree.map(lambda v, change: v + change.mean(0), shared.motion, changes)
         return Ahead(learner, motion), metrics
 
-    return method._replace(init=init, view=_view_ahead(method, decay), work=work, apply=apply)
+    return method._replace(init=init, view=_view_ahead(method, decay), work=work, apply=apply, halves=None)
 
 
 def dana_slim(learning_rate: Number = 0.1, decay: Number = 0.9) -> optax.GradientTransformation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from asyncjax.exact import apart
 from asyncjax.method import PyTree
 from asyncjax.traced import concrete
 
@@ -38,6 +40,7 @@ def per_message(
     update: Callable[[Message, PyTree], tuple[PyTree, PyTree]],
     *,
     needs_params: bool = False,
+    keeps_fresh: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
     """An optax transformation from (message, state) -> (corrected, state), after checking what it is given.
 
@@ -46,7 +49,14 @@ def per_message(
       init: params -> state.
       update: the rule.
       needs_params: whether the rule uses `params` and `stale_params`.
+      keeps_fresh: fresh messages pass as they are, bit for bit.
     """
+
+    def rule(message: Message, state: PyTree) -> tuple[PyTree, PyTree]:
+        corrected, state = update(message, state)
+        if keeps_fresh:
+            corrected = jax.tree.map(partial(jnp.where, message.staleness == 0), message.gradient, corrected)
+        return corrected, state
 
     def checked(
         updates: PyTree,
@@ -73,7 +83,10 @@ def per_message(
                 f"{name} needs {missing}, and none are given: use it where messages are gradients at the parameters"
                 " that the worker read, or pass update(..., params, staleness=..., stale_params=...)."
             )
-        return update(Message(updates, params, number(staleness), stale_params), state)
+        message = Message(updates, params, number(staleness), stale_params)
+        # Apart, what comes out for a fresh message is the message: a compiler that fused the rule with the optimizer
+        # could round otherwise.
+        return apart(rule, message.staleness >= 0, message, state)
 
     return optax.GradientTransformationExtraArgs(init, checked)  # pyright: ignore[reportArgumentType]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from asyncjax.corrections.per_message import Message, Number, at_least, like, number, per_message
+from asyncjax.exact import apart
 from asyncjax.method import PyTree
 
 Factor = Callable[[jax.Array], jax.Array]
@@ -34,7 +36,7 @@ def scale_by(factor: Factor, name: str = "scale_by") -> optax.GradientTransforma
     def update(message: Message, state: PyTree) -> tuple[PyTree, PyTree]:
         return scaled(message.gradient, factor(message.staleness)), state
 
-    return per_message(name, lambda params: optax.EmptyState(), update)
+    return per_message(name, lambda params: optax.EmptyState(), update, keeps_fresh=False)
 
 
 def scale_by_staleness(power: Number = 1.0) -> optax.GradientTransformationExtraArgs:
@@ -135,12 +137,11 @@ def drop_stale(
     def update(updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any) -> tuple[PyTree, PyTree]:
         tau: Any = age.update(updates, (), params, **extra)[1]
         fresh, new_state = transformation.update(updates, state, params, **extra)
-        taken = tau < number(bound)
-        return jax.tree.map(
-            lambda new, old: jnp.where(taken, new, old),
-            (fresh, new_state),
-            (jax.tree.map(jnp.zeros_like, fresh), state),
-        )
+
+        def choose(new: PyTree, old: PyTree) -> PyTree:
+            return jax.tree.map(partial(jnp.where, tau < number(bound)), new, old)
+
+        return apart(choose, tau >= 0, (fresh, new_state), (jax.tree.map(jnp.zeros_like, fresh), state))
 
     age = per_message("drop_stale", lambda params: (), lambda message, _: (message.gradient, message.staleness))
     return optax.GradientTransformationExtraArgs(transformation.init, update)  # pyright: ignore[reportArgumentType]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -106,16 +108,19 @@ def a3c(
         total = terms["policy_loss"] + scaled(value_cost, terms["value_loss"]) - scaled(entropy_cost, terms["entropy"])
         return total, terms
 
-    def loss(params: PyTree, worker: Rollout) -> tuple[jax.Array, tuple[Rollout, Metrics]]:
-        # Acting is not differentiated: the loss evaluates the same parameters once more, in one large batch.
+    def sample(params: PyTree, worker: Rollout) -> tuple[Trajectory, Rollout, Metrics]:
         worker, trajectory, episodes = collect(agent, params, worker, unroll_length)
+        return trajectory, worker, episodes
+
+    # Acting is not differentiated: the loss evaluates the same parameters once more, in one large batch.
+    def loss(params: PyTree, trajectory: Trajectory) -> tuple[jax.Array, Metrics]:
         values, terms = jax.vmap(trajectory_loss, in_axes=(None, 1))(params, trajectory)
-        per_step = {name: jnp.mean(term) / unroll_length for name, term in terms.items()}
-        return jnp.mean(values), (worker, {**episodes, **per_step})
+        return jnp.mean(values), {name: jnp.mean(term) / unroll_length for name, term in terms.items()}
 
     return gradient_method(
         agent.init,
         lambda key: start(agent, key, num_envs),
+        sample,
         loss,
         default_optimizer() if optimizer is None else optimizer,
         max_grad_norm=max_grad_norm,
@@ -123,4 +128,5 @@ def a3c(
         private_optimizer=private_optimizer,
         correction=correction,
         policy=agent.policy,
+        distribution=lambda params, trajectory: jax.vmap(partial(forward, agent), (None, 1))(params, trajectory).pi,
     )

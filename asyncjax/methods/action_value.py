@@ -33,7 +33,7 @@ from asyncjax.traced import concrete
 
 Number = float | jax.Array
 Value = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-Loss = tuple[jax.Array, tuple["Worker", Metrics]]
+Data = tuple[Trajectory, jax.Array]  # a segment, and the actions chosen in its bootstrap observations
 
 FINAL_EPSILONS, THEIR_PROBABILITIES = (0.1, 0.01, 0.5), (0.4, 0.3, 0.3)
 EVALUATION_EPSILON = 0.05
@@ -140,26 +140,28 @@ def action_value_method(
         rollout = init_rollout(env, rollout_key, num_envs, jnp.int32(OPEN) if commit else ())
         return Worker(rollout, draw_final_epsilon(epsilon_key, final_epsilon))
 
-    def loss(target: PyTree, frames: jax.Array, params: PyTree, worker: Worker) -> Loss:
+    def sample(frames: jax.Array, params: PyTree, worker: Worker) -> tuple[Data, Worker, Metrics]:
         epsilon = exploration(worker.final_epsilon, frames, epsilon_frames)
-        # Acting and bootstrapping are not differentiated.
-        read = jax.lax.stop_gradient(params)
 
         def choose(observation: PyTree, noise: jax.Array) -> jax.Array:
-            return epsilon_greedy(q_values(read, observation), noise, epsilon)
+            return epsilon_greedy(q_values(params, observation), noise, epsilon)
 
         rollout, trajectory, next_action, episodes = collect(env, choose, worker.rollout, unroll_length)
+        return (trajectory, next_action), worker._replace(rollout=rollout), {**episodes, "epsilon": epsilon}
+
+    def loss(target: PyTree, params: PyTree, data: Data) -> tuple[jax.Array, Metrics]:
+        read = jax.lax.stop_gradient(params)  # bootstrapping is not differentiated
         q, target_q = (partial(q_values, p) for p in (params, read if target_period is None else target))
         one = partial(td_errors, q, target_q, value, discount, trace_lambda)
-        errors, q_taken = jax.vmap(one, in_axes=1)(trajectory, next_action)
-        metrics = {**episodes, "q_value": jnp.mean(q_taken), "epsilon": epsilon}
-        return 0.5 * jnp.mean(jnp.sum(jnp.square(errors), axis=1)), (worker._replace(rollout=rollout), metrics)
+        errors, q_taken = jax.vmap(one, in_axes=1)(*data)
+        return 0.5 * jnp.mean(jnp.sum(jnp.square(errors), axis=1)), {"q_value": jnp.mean(q_taken)}
 
     def learner(target: PyTree, frames: PyTree) -> Method:
         return gradient_method(
             init_params,
             init_worker,
-            partial(loss, target, frames),
+            partial(sample, frames),
+            partial(loss, target),
             tx,
             private_optimizer=private_optimizer,
             max_grad_norm=max_grad_norm,

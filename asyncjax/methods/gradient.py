@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from asyncjax.method import Method, Metrics, Policy, PyTree, Stale
+from asyncjax.exact import apart
+from asyncjax.method import Halves, Method, Metrics, Policy, PyTree, Stale
 
 
 class Learner(NamedTuple):
@@ -38,7 +39,8 @@ class Private(NamedTuple):
 def gradient_method(
     init_params: Callable[[jax.Array], PyTree],
     init_worker: Callable[[jax.Array], PyTree],
-    loss: Callable[[PyTree, PyTree], tuple[jax.Array, tuple[PyTree, Metrics]]],
+    sample: Callable[[PyTree, PyTree], tuple[PyTree, PyTree, Metrics]],
+    loss: Callable[[PyTree, PyTree], tuple[jax.Array, Metrics]],
     optimizer: optax.GradientTransformation,
     *,
     private_optimizer: bool = False,
@@ -46,8 +48,9 @@ def gradient_method(
     anneal_messages: float | jax.Array | None = None,
     correction: optax.GradientTransformation | None = None,
     policy: Policy | None = None,
+    distribution: Callable[[PyTree, PyTree], Any] | None = None,
 ) -> Method:
-    """A method from a loss: workers send grad loss(stale params), the optimizer applies them.
+    """A method from a loss: workers sample data and send grad loss(stale params, data), the optimizer applies them.
 
     With a shared optimizer the message is the gradient and `apply` runs the optimizer; with a
     private one the worker runs its own optimizer and the message is the parameter update, which
@@ -58,7 +61,8 @@ def gradient_method(
     Args:
       init_params: key -> params.
       init_worker: key -> one worker's state; it must hold the worker's random keys.
-      loss: (params, worker) -> (loss, (worker, metrics)).
+      sample: (params, worker) -> (data, worker, metrics); nothing of it is differentiated.
+      loss: (params, data) -> (loss, metrics).
       optimizer: any optax transformation.
       private_optimizer: cut the pipeline behind the optimizer instead of before it.
       max_grad_norm: a worker's gradient is scaled down to this global norm before it goes further.
@@ -67,6 +71,7 @@ def gradient_method(
         groups of one it is the same arithmetic as chaining it in front of a shared optimizer. A private
         optimizer's messages are updates, which it then scales or drops.
       policy: how the method acts, for evaluation.
+      distribution: (params, data) -> how the policy acts in the observations of the data, for telemetry.
 
     Returns:
       A Method with metrics `loss` and `grad_norm` (before clipping), Float[T, G], and those of the loss.
@@ -88,23 +93,28 @@ def gradient_method(
             return learner, workers
         return learner, Private(workers, jax.vmap(lambda _: tx.init(params))(jnp.arange(num_workers)))
 
-    def gradient(params: PyTree, worker: PyTree) -> tuple[PyTree, PyTree, Metrics]:
-        (value, (worker, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(params, worker)
+    def gradient(params: PyTree, data: PyTree) -> tuple[PyTree, Metrics]:
+        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params, data)
         norm = optax.tree.norm(grads)
         if max_grad_norm is not None:
             grads, _ = optax.clip_by_global_norm(max_grad_norm).update(grads, optax.EmptyState())  # type: ignore[arg-type]
-        return grads, worker, {"loss": value, "grad_norm": norm, **metrics}
+        return grads, {"loss": value, "grad_norm": norm, **metrics}
 
-    def private_update(params: PyTree, local: Private) -> tuple[PyTree, Private, Metrics]:
-        grads, worker, metrics = gradient(params, local.worker)
+    def send_gradient(params: PyTree, worker: PyTree) -> tuple[PyTree, PyTree, Metrics]:
+        data, worker, sampled = sample(params, worker)
+        grads, metrics = gradient(params, data)
+        return grads, worker, {**sampled, **metrics}
+
+    def send_update(params: PyTree, local: Private) -> tuple[PyTree, Private, Metrics]:
+        grads, worker, metrics = send_gradient(params, local.worker)
         # The worker's own view is all it knows: to itself it is never stale.
         updates, opt_state = tx.update(grads, local.opt_state, params, staleness=jnp.int32(0), stale_params=params)
         return updates, Private(worker, opt_state), metrics
 
-    def corrected_mean(shared: Learner, messages: PyTree, stale: Stale) -> tuple[PyTree, PyTree]:
-        """The mean of the corrected messages, and the correction's state."""
+    def corrected(shared: Learner, messages: PyTree, stale: Stale) -> tuple[PyTree, PyTree]:
+        """The corrected messages, or the only one, and the correction's state."""
         if correction is None:
-            return group_mean(messages), ()
+            return only(messages) if alone(stale) else messages, ()
 
         def one(state: PyTree, message: tuple[PyTree, Stale]) -> tuple[PyTree, PyTree]:
             gradient, (read, staleness) = message
@@ -115,34 +125,42 @@ def gradient_method(
             state, message = one(shared.correction_state, only((messages, stale)))
             return message, state
         state, messages = jax.lax.scan(one, shared.correction_state, (messages, stale))
-        return group_mean(messages), state
+        return messages, state
 
-    def apply_gradients(shared: Learner, messages: PyTree, stale: Stale) -> tuple[Learner, Metrics]:
-        gradient, correction_state = corrected_mean(shared, messages, stale)
+    def apply_gradients(shared: Learner, messages: PyTree, stale: Stale) -> Learner:
         stale_params, staleness = only(stale) if alone(stale) else stale
         updates, opt_state = tx.update(
-            gradient, shared.opt_state, shared.params, staleness=staleness, stale_params=stale_params
+            mean(messages, stale), shared.opt_state, shared.params, staleness=staleness, stale_params=stale_params
         )
-        return stepped(shared, updates, opt_state, correction_state, stale), {}
+        return stepped(shared, updates, opt_state, stale)
 
-    def add_updates(shared: Learner, messages: PyTree, stale: Stale) -> tuple[Learner, Metrics]:
-        update, correction_state = corrected_mean(shared, messages, stale)
-        return stepped(shared, update, (), correction_state, stale), {}
+    def add_updates(shared: Learner, messages: PyTree, stale: Stale) -> Learner:
+        return stepped(shared, mean(messages, stale), (), stale)
 
-    def stepped(shared: Learner, updates: PyTree, opt_state: PyTree, correction_state: PyTree, stale: Stale) -> Learner:
+    def apply(shared: Learner, messages: PyTree, stale: Stale) -> tuple[Learner, Metrics]:
+        # Apart, the step is the same arithmetic whatever is computed beside it: corrections, telemetry, the next view.
+        step = add_updates if private_optimizer else apply_gradients
+        messages, correction_state = corrected(shared, messages, stale)
+        plain = shared._replace(correction_state=())
+        return apart(step, stale.staleness[0] >= 0, plain, messages, stale)._replace(
+            correction_state=correction_state
+        ), {}
+
+    def stepped(shared: Learner, updates: PyTree, opt_state: PyTree, stale: Stale) -> Learner:
         messages = shared.messages
         if anneal_messages is not None:
             left = annealed(messages, anneal_messages)
             updates = jax.tree.map(lambda x: left.astype(x.dtype) * x, updates)
             messages = messages + stale.staleness.shape[0]
-        return Learner(optax.apply_updates(shared.params, updates), opt_state, correction_state, messages)
+        return Learner(optax.apply_updates(shared.params, updates), opt_state, (), messages)
 
     return Method(
         init=init,
         view=lambda shared: shared.params,
-        work=private_update if private_optimizer else gradient,
-        apply=add_updates if private_optimizer else apply_gradients,
+        work=send_update if private_optimizer else send_gradient,
+        apply=apply,
         policy=policy,
+        halves=None if private_optimizer else Halves(sample, gradient, distribution),
     )
 
 
@@ -175,6 +193,6 @@ def only(group: PyTree) -> PyTree:
     return jax.tree.map(lambda x: x[0], group)
 
 
-def group_mean(messages: PyTree) -> PyTree:
-    """The mean over the leading axis G; a group of one is passed through bit for bit."""
-    return jax.tree.map(lambda x: x[0] if x.shape[0] == 1 else x.mean(0), messages)
+def mean(messages: PyTree, stale: Stale) -> PyTree:
+    """The mean over the leading axis G, or the only message as it is."""
+    return messages if alone(stale) else jax.tree.map(lambda x: x.mean(0), messages)

@@ -42,6 +42,7 @@ def impala(
     max_grad_norm: Number | None = 10.0,
     max_staleness: int | None = None,
     anneal_steps: Number | None = None,
+    correction: optax.GradientTransformation | None = None,
     core: Core | None = None,
     squash: bool = False,
     network: nn.Module | None = None,
@@ -71,6 +72,9 @@ def impala(
       max_grad_norm: the gradient is scaled down to this global norm; None never does.
       max_staleness: messages computed on older parameters than so many updates are rejected; None takes all.
       anneal_steps: environment steps of all workers after which the step size has fallen linearly to 0; None never.
+      correction: an optax transformation of every message's gradient, see `asyncjax.corrections`; for groups of G it
+        takes G gradients instead of one. Scaling and dropping suit it; delay compensation does not, as the gradient
+        is at the newest parameters already.
       core: memory of the default network, "gru" or "lstm"; the learner runs it from the memory that the worker had at
         the start of the segment, so it learns to remember for about unroll_length steps. None is no memory.
       squash: bound real actions by tanh; otherwise they are clipped.
@@ -131,4 +135,5 @@ def impala(
         max_grad_norm=max_grad_norm,
         max_staleness=max_staleness,
         anneal_steps=anneal_steps,
+        correction=correction,
     )

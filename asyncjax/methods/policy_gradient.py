@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -112,20 +114,24 @@ def policy_gradient(
         }
         return jnp.sum(counts), terms
 
-    def loss(params: PyTree, worker: Rollout) -> tuple[jax.Array, tuple[Rollout, Metrics]]:
+    def sample(params: PyTree, worker: Rollout) -> tuple[Trajectory, Rollout, Metrics]:
         if whole:
             worker = start(agent, worker.key, num_envs)
         worker, trajectory, episodes = collect(agent, params, worker, length)
+        return trajectory, worker, episodes
+
+    def loss(params: PyTree, trajectory: Trajectory) -> tuple[jax.Array, Metrics]:
         counts, terms = jax.vmap(trajectory_loss, in_axes=(None, 1))(params, trajectory)
         per_step = {name: jnp.sum(term) / jnp.sum(counts) for name, term in terms.items()}
         total = per_step["policy_loss"] - scaled(entropy_cost, per_step["entropy"])
         if baseline:
             total = total + scaled(value_cost, per_step["value_loss"])
-        return total, (worker, {**episodes, **per_step})
+        return total, per_step
 
     return gradient_method(
         agent.init,
         lambda key: start(agent, key, num_envs),
+        sample,
         loss,
         default_optimizer() if optimizer is None else optimizer,
         max_grad_norm=max_grad_norm,
@@ -133,6 +139,7 @@ def policy_gradient(
         private_optimizer=private_optimizer,
         correction=correction,
         policy=agent.policy,
+        distribution=lambda params, trajectory: jax.vmap(partial(forward, agent), (None, 1))(params, trajectory).pi,
     )
 
 

@@ -64,6 +64,7 @@ def ppo(
     value_cost: Number = 0.5,
     max_grad_norm: Number | None = 0.5,
     anneal_steps: Number | None = None,
+    correction: optax.GradientTransformation | None = None,
     core: Core | None = None,
     squash: bool = False,
     network: nn.Module | None = None,
@@ -97,6 +98,9 @@ def ppo(
       value_cost: weight of the value's squared error; at least 0.
       max_grad_norm: a minibatch's gradient is scaled down to this global norm; None never does.
       anneal_steps: environment steps of all workers after which the step size has fallen linearly to 0; None never.
+      correction: an optax transformation of every message's gradient, see `asyncjax.corrections`; for groups of G it
+        takes G gradients instead of one. Scaling and dropping suit it; delay compensation does not, as the gradient
+        is at the newest parameters already.
       core: memory of the default network, "gru" or "lstm"; the learner runs it from the memory that the worker had at
         the start of the segment. None is no memory.
       squash: bound real actions by tanh; otherwise they are clipped.
@@ -175,6 +179,7 @@ def ppo(
         max_grad_norm=max_grad_norm,
         max_staleness=max_staleness,
         anneal_steps=anneal_steps,
+        correction=correction,
     )
 
 

@@ -46,16 +46,22 @@ def sgd(
         # A weakly typed scalar would change its type after the first update.
         return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jax.numpy.result_type(x)), value)
 
-    def worker_loss(params: PyTree, key: jax.Array) -> tuple[jax.Array, tuple[jax.Array, Metrics]]:
+    # The data are the key of a batch: drawing it again is exact, and a key is small.
+    def next_key(params: PyTree, key: jax.Array) -> tuple[PyTree, jax.Array, Metrics]:
+        del params
         if sample is None:
-            return loss(params), (key, {})
+            return (), key, {}
         key, batch_key = jax.random.split(key)
-        return loss(params, sample(batch_key)), (key, {})
+        return batch_key, key, {}
+
+    def batch_loss(params: PyTree, batch_key: PyTree) -> tuple[jax.Array, Metrics]:
+        return (loss(params) if sample is None else loss(params, sample(batch_key))), {}
 
     return gradient_method(
         init_params,
         lambda key: key,
-        worker_loss,
+        next_key,
+        batch_loss,
         optimizer,
         private_optimizer=private_optimizer,
         correction=correction,

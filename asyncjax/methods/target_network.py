@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from asyncjax.method import Method, Metrics, Policy, PyTree, Stale
+from asyncjax.method import Halves, Method, Metrics, Policy, PyTree, Stale
 from asyncjax.methods.gradient import Learner
 
 Count = int | jax.Array
@@ -73,6 +73,9 @@ def with_target_network(
     def work(view: TargetView, local: PyTree) -> tuple[PyTree, PyTree, Metrics]:
         return learner(view.target, view.frames).work(view.params, local)
 
+    def halves(view: TargetView) -> Any:
+        return learner(view.target, view.frames).halves
+
     def apply(shared: TargetLearner, messages: PyTree, stale: Stale) -> tuple[TargetLearner, Metrics]:
         *inner, target, before = shared
         inner, metrics = learner((), ()).apply(Learner(*inner), messages, stale._replace(view=stale.view.params))
@@ -83,4 +86,8 @@ def with_target_network(
             target = jax.tree.map(lambda new, old: jnp.where(due, new, old), inner.params, target)
         return TargetLearner(**inner._asdict(), target=target, frames=frames), metrics
 
-    return Method(init, view, work, apply, policy)
+    in_halves = Halves(
+        lambda view, local: halves(view).sample(view.params, local),
+        lambda view, data: halves(view).gradient(view.params, data),
+    )
+    return Method(init, view, work, apply, policy, None if learner((), ()).halves is None else in_halves)

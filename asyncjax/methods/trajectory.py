@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,12 @@ import optax
 
 from asyncjax import returns
 from asyncjax.actor_critic import Agent, collect, forward, start
-from asyncjax.method import Method, Metrics, PyTree, Stale
+from asyncjax.exact import apart
+from asyncjax.method import Halves, Method, Metrics, PyTree, Stale
 from asyncjax.methods.gradient import alone, annealed, only, promoting
 from asyncjax.rollout import Rollout, Trajectory, require_at_least_one
-from asyncjax.surrogates import average, ratio
+from asyncjax.surrogates import ratio
+from asyncjax.telemetry.quantities import ratio_statistics
 
 Number = float | jax.Array
 Prepare = Callable[[PyTree, Trajectory, jax.Array], tuple[PyTree, Metrics]]
@@ -29,12 +32,14 @@ class Learner(NamedTuple):
       opt_state: the optimizer's.
       key: shuffles minibatches.
       messages: Int32[], how many were learned from.
+      correction_state: the correction's state; `()` when there is none.
     """
 
     params: PyTree
     opt_state: PyTree
     key: jax.Array
     messages: jax.Array
+    correction_state: PyTree = ()
 
 
 def trajectory_method(
@@ -50,6 +55,7 @@ def trajectory_method(
     max_grad_norm: Number | None = None,
     max_staleness: int | None = None,
     anneal_steps: Number | None = None,
+    correction: optax.GradientTransformation | None = None,
 ) -> Method:
     """A method from a loss on trajectories: workers send segments with the log-probabilities of their actions.
 
@@ -70,6 +76,10 @@ def trajectory_method(
       max_grad_norm: gradients are scaled down to this global norm.
       max_staleness: older messages are rejected; an update that rejects all of them changes nothing.
       anneal_steps: environment steps learned from, of all workers, after which the step size has fallen to 0.
+      correction: an optax transformation from `asyncjax.corrections`, of every message's part of a gradient, as the
+        optimizer's extra arguments but of one message. The mean of the parts, weighted by accepted rows, goes on; for
+        groups of G it takes G gradients instead of one, each of the loss on one message's rows alone. The gradient is
+        at the newest parameters already: scaling and dropping have a meaning for it, delay compensation has none.
 
     Returns:
       A Method with metrics `grad_norm` (before clipping, mean over the minibatches), `rejected` (messages) and those of
@@ -77,13 +87,15 @@ def trajectory_method(
     """
     require_at_least_one(num_envs=num_envs, unroll_length=unroll_length, epochs=epochs, num_minibatches=num_minibatches)
     tx = promoting(optax.with_extra_args_support(optimizer))
+    fix = promoting(optax.with_extra_args_support(optax.identity() if correction is None else correction))
 
     def init(key: jax.Array, num_workers: int) -> tuple[Learner, Rollout]:
         params_key, workers_key, shuffle_key = jax.random.split(key, 3)
         params = agent.init(params_key)
         keys = jax.vmap(lambda w: jax.random.fold_in(workers_key, w))(jnp.arange(num_workers))
         workers = jax.vmap(lambda key: start(agent, key, num_envs))(keys)
-        return Learner(params, tx.init(params), shuffle_key, jnp.int32(0)), workers
+        corrector = () if correction is None else fix.init(params)
+        return Learner(params, tx.init(params), shuffle_key, jnp.int32(0), corrector), workers
 
     def work(params: PyTree, rollout: Rollout) -> tuple[Trajectory, Rollout, Metrics]:
         rollout, trajectory, metrics = collect(
@@ -91,33 +103,64 @@ def trajectory_method(
         )
         return trajectory, rollout, metrics
 
+    def gradient(params: PyTree, batch: PyTree, counts: jax.Array) -> tuple[PyTree, Metrics]:
+        grads, metrics = jax.grad(loss, has_aux=True)(params, batch, counts)
+        norm = optax.tree.norm(grads)
+        if max_grad_norm is not None:
+            grads, _ = optax.clip_by_global_norm(max_grad_norm).update(grads, optax.EmptyState())  # type: ignore[arg-type]
+        return grads, {"grad_norm": norm, **metrics}
+
+    def corrected(params: PyTree, state: PyTree, batch: PyTree, rows: Rows, stale: Stale, ess: Any) -> Any:
+        """The mean of every message's corrected gradient, and the correction's state."""
+
+        def one(carry: tuple[PyTree, PyTree], member: tuple[jax.Array, Stale]) -> tuple[tuple[PyTree, PyTree], None]:
+            (total, state), (g, (read, staleness)) = carry, member
+            mine = rows.accepted & (rows.message == g)
+            grads, metrics = gradient(params, batch, mine)
+            known = {"staleness": staleness, "stale_params": read}
+            known["effective_sample_size"] = metrics["effective_sample_size"] if ess is None else ess
+            grads, new = fix.update(grads, state, params, **known)
+            weight = jnp.sum(mine) / jnp.maximum(jnp.sum(rows.accepted), 1)
+            total = jax.tree.map(lambda x, y: x + weight.astype(y.dtype) * y, total, grads)
+            return (total, where(mine.any(), new, state)), None
+
+        nothing = jax.tree.map(jnp.zeros_like, params)
+        members = jnp.arange(len(stale.staleness), dtype=jnp.int32)
+        return jax.lax.scan(one, (nothing, state), (members, stale))[0]
+
     def apply(shared: Learner, messages: Trajectory, stale: Stale) -> tuple[Learner, Metrics]:
         stale_params, staleness = only(stale) if alone(stale) else stale
         limit = jnp.iinfo(jnp.int32).max if max_staleness is None else max_staleness
         fresh_enough = stale.staleness <= limit
         accepted = jnp.repeat(fresh_enough, num_envs)
+        message = jnp.repeat(jnp.arange(len(fresh_enough), dtype=jnp.int32), num_envs)
         batch, prepared = prepare(shared.params, as_rows(messages), accepted)
         step_size = remaining(shared.messages)
 
-        def step(learner: tuple[PyTree, PyTree], rows: jax.Array) -> tuple[tuple[PyTree, PyTree], Metrics]:
-            params, opt_state = learner
-            minibatch, counts = (batch, accepted) if num_minibatches == 1 else take((batch, accepted), rows)
-            grads, metrics = jax.grad(loss, has_aux=True)(params, minibatch, counts)
-            norm = optax.tree.norm(grads)
-            if max_grad_norm is not None:
-                grads, _ = optax.clip_by_global_norm(max_grad_norm).update(grads, optax.EmptyState())  # type: ignore[arg-type]
-            known = {"staleness": staleness, "stale_params": stale_params}
-            known["effective_sample_size"] = {**prepared, **metrics}["effective_sample_size"]
+        def step(learner: tuple[PyTree, PyTree, PyTree], order: jax.Array) -> tuple[tuple, Metrics]:
+            params, opt_state, corrector = learner
+            minibatch, rows = batch, Rows(accepted, message)
+            if num_minibatches > 1:
+                minibatch, rows = take((batch, rows), order)
+            grads, metrics = gradient(params, minibatch, rows.accepted)
+            ess = {**prepared, **metrics}["effective_sample_size"]
+            known = {"staleness": staleness, "stale_params": stale_params, "effective_sample_size": ess}
+            if correction is not None and alone(stale):
+                grads, corrector = fix.update(grads, corrector, params, **known)
+            elif correction is not None:
+                per_message = prepared.get("effective_sample_size")
+                grads, corrector = corrected(params, corrector, minibatch, rows, stale, per_message)
             updates, opt_state = tx.update(grads, opt_state, params, **known)
             updates = jax.tree.map(lambda x: x * step_size.astype(x.dtype), updates)
-            updated = (optax.apply_updates(params, updates), opt_state)
-            return where(counts.any(), updated, learner), {"grad_norm": norm, **metrics}
+            updated = (optax.apply_updates(params, updates), opt_state, corrector)
+            return where(rows.accepted.any(), updated, learner), metrics
 
         key, order_key = jax.random.split(shared.key)
         order = minibatches(order_key, accepted.shape[0], epochs, num_minibatches)
-        (params, opt_state), of_steps = jax.lax.scan(step, (shared.params, shared.opt_state), order)
+        start_of = (shared.params, shared.opt_state, shared.correction_state)
+        (params, opt_state, corrector), of_steps = jax.lax.scan(step, start_of, order)
         accepted_messages = jnp.sum(fresh_enough, dtype=jnp.int32)
-        learner = Learner(params, opt_state, key, shared.messages + accepted_messages)
+        learner = Learner(params, opt_state, key, shared.messages + accepted_messages, corrector)
         metrics = {**prepared, **{name: jnp.mean(values) for name, values in of_steps.items()}}
         metrics["rejected"] = (fresh_enough.shape[0] - accepted_messages).astype(jnp.float32)
         return where(fresh_enough.any(), learner, shared), metrics
@@ -128,7 +171,21 @@ def trajectory_method(
             return jnp.float32(1.0)
         return annealed(messages.astype(jnp.float32) * float(num_envs * unroll_length), anneal_steps)
 
-    return Method(init, lambda shared: shared.params, work, apply, agent.policy)
+    return Method(
+        init=init,
+        view=lambda shared: shared.params,
+        work=work,
+        apply=lambda shared, messages, stale: apart(apply, stale.staleness[0] >= 0, shared, messages, stale),
+        policy=agent.policy,
+        halves=Halves(work, None, lambda params, data: jax.vmap(partial(forward, agent), (None, 1))(params, data).pi),
+    )
+
+
+class Rows(NamedTuple):
+    """What is known of the rows of a batch: whether they count, Bool[B], and whose they are, Int[B]."""
+
+    accepted: jax.Array
+    message: jax.Array
 
 
 def as_rows(messages: Trajectory) -> Trajectory:
@@ -193,7 +250,7 @@ def evaluate_segment(
     rho = jnp.ones_like(log_ratio) if caps is None else jax.lax.stop_gradient(ratio(log_ratio))
     clip_rho, clip_c = (jnp.asarray(cap, rho.dtype) for cap in caps or (1.0, 1.0))
     discount_t, truncated = returns.discounts(trajectory.terminated, discount), trajectory.truncated
-    target = returns.vtrace(
+    seen = returns.vtrace(
         trajectory.reward,
         discount_t,
         baseline,
@@ -203,10 +260,9 @@ def evaluate_segment(
         truncated_t=truncated,
         clip_rho=clip_rho,
         clip_c=clip_c,
-    ).targets
-    next_error = returns.trace(lambda_, truncated, rho) * jnp.append((target - baseline)[1:], 0.0)
-    advantage = trajectory.reward + discount_t * (v_t + next_error) - baseline
-    return Segment(log_ratio, pi.entropy(), v_tm1, target, advantage)
+        clip_pg_rho=None,
+    )
+    return Segment(log_ratio, pi.entropy(), v_tm1, seen.targets, seen.advantages)
 
 
 def staleness_metrics(log_ratio: jax.Array, accepted: jax.Array) -> Metrics:
@@ -215,14 +271,8 @@ def staleness_metrics(log_ratio: jax.Array, accepted: jax.Array) -> Metrics:
     `ratio_mean` (1 in expectation), `ratio_max`, `effective_sample_size` as a fraction, (E r)^2 / E r^2, and `kl`, the
     estimate E[r - 1 - log r] of KL(mu, pi).
     """
-    r, counts = ratio(log_ratio), accepted[:, None]
-    mean, second = average(r, counts), average(jnp.square(r), counts)
-    return {
-        "ratio_mean": mean,
-        "ratio_max": jnp.max(jnp.where(counts, r, 0.0)),
-        "effective_sample_size": jnp.square(mean) / jnp.maximum(second, jnp.finfo(r.dtype).tiny),
-        "kl": average(r - 1.0 - log_ratio, counts),
-    }
+    found = ratio_statistics(log_ratio, where=accepted[:, None])
+    return {name: found[name] for name in ("ratio_mean", "ratio_max", "effective_sample_size", "kl")}
 
 
 def take(tree: PyTree, rows: jax.Array) -> PyTree:

@@ -152,7 +152,8 @@ def grew(w: jax.Array) -> jax.Array:
     size = jnp.linalg.norm(w.reshape(w.shape[0], -1), axis=1)  # what turns slowly still has a length
     quarter = w.shape[0] // 4
     late, early = size[-quarter:].max(), size[-2 * quarter : -quarter].max()
-    return ~((late < early) | (late < 1e-20))  # NaN counts as growth
+    # What overflowed has grown. (XLA takes ~(late < early) for late >= early, which is not the same for NaN.)
+    return ~jnp.isfinite(late) | ((late >= early) & (late >= 1e-20))
 
 
 def thresholds(args: Args) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -18,6 +20,14 @@ def test_closed_forms_by_hand() -> None:
     assert quadratic.stationary_variance(1.0, 0) == 1.0
     path = quadratic.heavy_ball(0.5, 0.75, 3)
     np.testing.assert_allclose(path[:3], [1.0, 0.5, 0.5 - 0.75 * 0.5 - 0.25 * 0.25])
+
+
+def test_growth_is_told_from_decay_and_overflow_is_growth() -> None:
+    """Compiled, too: there a comparison with NaN is what the compiler makes of it."""
+    t = np.arange(400.0)
+    for path, growing in [(0.5**t, False), (0.99**t, False), (1.01**t, True), (np.where(t < 99, 2**t, np.nan), True)]:
+        w = jnp.asarray(path, jnp.float32)
+        assert bool(quadratic.grew(w)) == bool(jax.jit(quadratic.grew)(w)) == growing
 
 
 @pytest.fixture(scope="module")

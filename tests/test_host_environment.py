@@ -16,6 +16,7 @@ from asyncjax.environment import Box, Discrete, Step, make_env
 from asyncjax.fleet import IDLE_RESETS, VectorEnv
 from asyncjax.gymnasium_adapter import from_vector
 from asyncjax.host_environment import host_environment
+from asyncjax.networks import NatureCNN, actor_critic, patches
 from asyncjax.rollout import init_rollout, next_values, unroll
 
 KEY = jax.random.key(0)
@@ -323,6 +324,20 @@ def test_images_have_their_channels_last():
     assert observation.dtype == outcome.final_observation.dtype == jnp.uint8
     # The stack moves on by one frame.
     np.testing.assert_array_equal(outcome.observation[..., :-1], observation[..., 1:])
+    network: Any = actor_critic(env)
+    assert isinstance(network.torso, NatureCNN)
+    logits, _ = jax.eval_shape(lambda x: network.init_with_output(KEY, x)[0], observation[0])
+    assert logits.shape == (6,)
+
+
+@pytest.mark.parametrize(("window", "stride"), [(8, 4), (4, 2), (3, 1)])
+def test_a_linear_layer_on_patches_is_a_convolution(window, stride):
+    x = jax.random.normal(KEY, (21, 19, 2), jnp.float32)
+    kernel = jax.random.normal(KEY, (window, window, 2, 3), jnp.float32)
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    y = jax.lax.conv_general_dilated(x[None], kernel, (stride, stride), "VALID", dimension_numbers=dimensions)[0]
+    blocks = kernel.reshape(window // stride, stride, window // stride, stride, 2, 3).swapaxes(1, 2)
+    np.testing.assert_allclose(patches(x, window, stride) @ blocks.reshape(-1, 3), y, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("brax") is None, reason="brax is not installed")

@@ -16,7 +16,7 @@ from asyncjax.method import Array, Method, Metrics, PyTree, Result, State
 from asyncjax.packing import PackedMethod, all_finite
 from asyncjax.program import Program
 from asyncjax.schedules import Schedule
-from asyncjax.waves import Layout, Plan, Planner, distinct_workers, last_use, max_live, read_parts, stack_reads
+from asyncjax.waves import Layout, Plan, Planner, distinct_workers, last_use, max_live, read_parts, room, stack_reads
 
 # Of one device. More do not make a CPU quicker (measured, A3C with MLPs), and small batches are sooner safe on disk.
 CPU_LANES = 16
@@ -60,7 +60,8 @@ class Shape(NamedTuple):
         """
         first = schedules[0]
         lockstep = all(distinct_workers(s.worker) for s in schedules)
-        num_views = max(max_live(last_use(stack_reads(s.read))) for s in schedules)
+        live = max(max_live(last_use(stack_reads(s.read))) for s in schedules)
+        num_views = room(live, num_workers + first.group_size - 1)
         layout = Planner.sizes(num_workers, first.group_size, first.group_size, not lockstep, num_views)
         return cls(layout, first.num_updates, jax.tree.map(lambda _: 0, first.read))
 

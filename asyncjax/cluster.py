@@ -21,7 +21,7 @@ from asyncjax.packing import Packed
 from asyncjax.processes import Lost, Processes
 from asyncjax.schedules import Schedule
 from asyncjax.service import Service, streams
-from asyncjax.threads import _Team as Team
+from asyncjax.threads import Team
 
 
 def run_ray(

@@ -163,7 +163,10 @@ def _plan_traced(
 
     parts = len(jax.tree.leaves(schedule.read))
     shapes = Planner.shapes(layout, num_updates, group_size, parts)
-    return layout, jax.pure_callback(on_host, shapes, schedule.worker, schedule.read, vmap_method="sequential")
+    plan = jax.pure_callback(on_host, shapes, schedule.worker, schedule.read, vmap_method="sequential")
+    if layout.lockstep and lanes == group_size:  # a batch is an update: under vmap all lanes make equally many turns
+        plan = plan._replace(num_batches=np.int32(num_updates))
+    return layout, plan
 
 
 def _unbatch(known: Schedule) -> list[Schedule]:

@@ -88,7 +88,7 @@ def run_threads(
     state = starting_state(state, method, key, num_workers, num_updates, "num_updates")
     num_leaves = len(jax.tree.leaves(jax.eval_shape(method.view, state.shared)))
     parts = tuple(range(num_leaves)) if publication == "leaf" else (0,) * num_leaves
-    team = _Team(
+    team = Team(
         cached_host_program(method, num_workers, group_size, parts),
         Coordinator(discipline, num_workers, state.update),
         state,
@@ -100,8 +100,8 @@ def run_threads(
     return team.run(callback, chunk_size, timeout)
 
 
-class _Team:
-    """The workers and what they share.
+class Team:
+    """The workers and what they share. `cluster.RemoteTeam` has other processes do their jobs.
 
     `commit_lock` guards the buffer's writer side, the coordinator's counts, the current group and the log.
     Readers take no lock: they pick up pointers to immutable arrays.

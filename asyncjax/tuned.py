@@ -19,6 +19,7 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
     ("a3c", "MemoryChain-bsuite"): {"core": "gru", "unroll_length": 20},
     ("impala", "MemoryChain-bsuite"): {"core": "gru"},
     ("ppo", "MemoryChain-bsuite"): {"core": "gru"},
+    ("policy_gradient", "Catch-bsuite"): {"unroll_length": 9, "num_envs": 16},
     ("n_step_q", "Acrobot-v1"): {"double": True},
     ("a3c", "Pendulum-v1"): {"discount": 0.9},
     ("ppo", "Pendulum-v1"): {"discount": 0.9, "anneal_steps": 1e6, "num_minibatches": 8, "learning_rate": 2e-3},

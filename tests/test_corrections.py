@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -99,7 +100,7 @@ def test_a_fresh_run_is_the_uncorrected_one_bit_for_bit(
 
 @pytest.mark.parametrize("factory", ["impala", "ppo"])
 def test_trajectory_methods_take_corrections_as_gradient_methods_do(factory: str) -> None:
-    """Fresh messages: the uncorrected run, bit for bit alone, to rounding in groups; stale ones: what the rule says."""
+    """A fresh message: the uncorrected update, bit for bit; stale ones: what the rule says."""
     options = {"num_envs": 2, "unroll_length": 3, "optimizer": optax.sgd(0.1), "max_grad_norm": None}
     if factory == "ppo":
         options |= {"epochs": 1, "num_minibatches": 1, "normalize_advantages": False}
@@ -108,27 +109,28 @@ def test_trajectory_methods_take_corrections_as_gradient_methods_do(factory: str
         make("Catch-bsuite", **options, correction=c)
         for c in (None, corrections.scale_by_staleness(), corrections.drop_stale(2))
     )
-    alone, pairs = aj.schedules.sequential(3, 2), aj.schedules.barrier(3, 2)
-    expected = aj.replay(plain, alone, KEY).shared.params
-    for run in (halved, dropping):
-        assert_equal(aj.replay(run, alone, KEY).shared.params, expected)
-    of_groups = [aj.replay(run, pairs, KEY).shared.params for run in (plain, halved, dropping)]
-    for params in of_groups[1:]:
-        assert_close(params, of_groups[0])
-    # One update of one message: half the gradient for staleness 1, none for 2.
     shared, local = jax.jit(plain.init, static_argnums=1)(KEY, 1)
-    message = jax.tree.map(
-        lambda x: x[None], jax.jit(plain.work)(shared.params, jax.tree.map(lambda x: x[0], local))[0]
-    )
-    view = jax.tree.map(lambda x: x[None], shared.params)
-    steps = {}
-    for name, run in {"plain": plain, "halved": halved, "dropped": dropping}.items():
+    message, _, _ = jax.jit(plain.work)(shared.params, jax.tree.map(lambda x: x[0], local))
+
+    @functools.cache
+    def compiled(run: aj.Method) -> Any:
+        return jax.jit(run.apply)
+
+    def step(run: aj.Method, *staleness: int) -> Any:
+        """Of one update from so many copies of the message."""
         begin = shared._replace(correction_state=run.init(KEY, 1)[0].correction_state)
-        tau = 2 if name == "dropped" else 1
-        after = jax.jit(run.apply)(begin, message, aj.Stale(view, jnp.array([tau], jnp.int32)))[0].params
-        steps[name] = jax.tree.map(jnp.subtract, after, shared.params)
-    assert_close(steps["halved"], jax.tree.map(lambda x: x / 2, steps["plain"]), 1e-6)
-    assert all(not np.any(x) for x in jax.tree.leaves(steps["dropped"]))
+        messages, views = (
+            jax.tree.map(lambda x: jnp.stack([x] * len(staleness)), tree) for tree in (message, shared.params)
+        )
+        after, _ = compiled(run)(begin, messages, aj.Stale(views, jnp.array(staleness, jnp.int32)))
+        return jax.tree.map(jnp.subtract, after.params, shared.params)
+
+    whole = step(plain, 1)
+    assert_equal(step(halved, 0), whole)
+    assert_equal(step(dropping, 1), whole)
+    assert_close(step(halved, 1), jax.tree.map(lambda x: x / 2, whole), 1e-6)
+    assert_close(step(halved, 1, 3), jax.tree.map(lambda x: (x / 2 + x / 4) / 2, whole), 1e-5)
+    assert all(not np.any(x) for x in jax.tree.leaves(step(dropping, 2)))
 
 
 @everywhere

@@ -5,8 +5,9 @@ the parameters that the message was computed on. With one message per update the
 `optax.chain(corrections.scale_by_staleness(), optax.adam(1e-3))`; for groups they are a method's `correction=` and act
 on every message before the mean. Look-aheads change what workers read instead, and take a method to a method.
 
-All leave fresh messages alone, bit for bit, except where their docstring says otherwise. What a compiler makes of the
-program around them may differ in the last bit, as between any two programs.
+All leave fresh messages alone, bit for bit, except where their docstring says otherwise: on a CPU a run of fresh
+messages ends in the very parameters of the run without the correction, compiled, in every engine. Under a `vmap` over
+schedules the last bit may differ.
 
 Of the named systems that are no transformation, Rennala and FedBuff are groups of K messages (FedBuff with
 `correction=scale_by_staleness(0.5)`), stale-synchronous parallel is a bound of the schedule, and DANA-Slim is a private

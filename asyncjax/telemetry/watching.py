@@ -48,11 +48,12 @@ class Update:
     def fresh(self) -> PyTree:
         """The gradients of the same data at the newest view, leading axis G."""
         gradient: Any = self.halves.gradient
-        return jax.vmap(lambda data: gradient(self.method.view(self.before), data)[0])(self.data)
+        newest, size = self.method.view(self.before), len(self.stale.staleness)
+        return jax.vmap(lambda data: gradient(newest, data)[0], axis_size=size)(self.data)
 
 
 def floats(view: PyTree) -> list[jax.Array]:
-    """The parameters in a view; of one with a field `params`, those."""
+    """The parameters in a view, or in a message: what is real; of a tree with a field `params`, those."""
     leaves = jax.tree.leaves(getattr(view, "params", view))
     return [x for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
 
@@ -88,14 +89,14 @@ def policy_kl(u: Update) -> jax.Array:
 
 def effective_learning_rate(u: Update) -> jax.Array:
     """The norm of the step over that of the mean message."""
-    return ratio(optax.tree.norm(u.step), optax.tree.norm(jax.tree.map(lambda x: x.mean(0), u.messages)))
+    return ratio(optax.tree.norm(u.step), optax.tree.norm([x.mean(0) for x in floats(u.messages)]))
 
 
 MEASURES: dict[str, Callable[[Update], jax.Array]] = {
     "staleness": lambda u: u.stale.staleness,
     "parameter_gap": lambda u: norms(u.gap),
     "step_norm": lambda u: optax.tree.norm(u.step),
-    "message_norm": lambda u: norms(u.messages),
+    "message_norm": lambda u: norms(floats(u.messages)),
     "effective_learning_rate": effective_learning_rate,
     "gradient_cosine": gradient_cosine,
     "gradient_norm_ratio": gradient_norm_ratio,

@@ -1,0 +1,85 @@
+"""Fidelity: fits find the parameters that made the times, and the test has its level and its power."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import asyncjax as aj
+from asyncjax import fidelity
+
+TRUE: dict[str, tuple[aj.service.Service, dict[str, float]]] = {
+    "exponential": (aj.service.exponential(0.02), {"mean": 0.02}),
+    "gamma": (aj.service.gamma(5.0, 0.02), {"shape": 5.0, "mean": 0.02}),
+    "lognormal": (aj.service.lognormal(0.8, 0.02), {"sigma": 0.8, "mean": 0.02}),
+    "pareto": (aj.service.pareto(3.0, 0.02), {"shape": 3.0, "mean": 0.02}),
+}
+
+
+@pytest.mark.parametrize("family", TRUE)
+def test_fits_find_the_family_and_its_parameters(family: Any) -> None:
+    model, parameters = TRUE[family]
+    times = model.sample(np.random.default_rng(1), 0, 20_000)
+    found = fidelity.fits(times)
+    for name, value in parameters.items():
+        np.testing.assert_allclose(found[family].parameters[name], value, rtol=0.05)
+    best = fidelity.choose(found)
+    # An exponential is a gamma of shape 1, which is at least as likely.
+    assert best.family == family or (family == "exponential" and best.family == "gamma")
+    assert found[family].distance < 0.02
+
+
+def test_two_clusters_of_times_are_resampled() -> None:
+    times = np.concatenate([np.full(500, 1.0), np.full(500, 9.0)]) + np.random.default_rng(0).normal(0, 0.1, 1000)
+    assert fidelity.choose(fidelity.fits(times)).family == "empirical"
+
+
+def test_a_fit_for_each_worker_keeps_the_slow_one_slow() -> None:
+    service = aj.service.exponential([0.01, 0.01, 0.08])
+    record = aj.schedules.from_service_times(service, 3000, 3, jax.random.key(0))
+    again = aj.schedules.from_service_times(fidelity.fit(record, per_worker=True), 3000, 3, jax.random.key(1))
+    np.testing.assert_allclose(aj.telemetry.workers(again).mean, aj.telemetry.workers(record).mean, rtol=0.15)
+    pooled = aj.schedules.from_service_times(fidelity.fit(record), 3000, 3, jax.random.key(1))
+    assert aj.telemetry.workers(pooled).mean[2] < 0.5 * aj.telemetry.workers(record).mean[2]
+
+
+def staleness(service: Any, first: int) -> list[np.ndarray]:
+    keys = jax.random.split(jax.random.key(first), 5)
+    return [aj.schedules.from_service_times(service, 300, 6, key).staleness() for key in keys]
+
+
+def test_emulated_staleness_is_told_apart_only_where_it_differs() -> None:
+    gamma = staleness(aj.service.gamma(4.0), 0)
+    same = fidelity.compare(gamma, staleness(aj.service.gamma(4.0), 1), num_permutations=200)
+    other = fidelity.compare(gamma, staleness(aj.service.exponential(), 1), num_permutations=200)
+    assert same.p_value > 0.05
+    assert other.p_value < 0.02
+    assert other.distance > same.distance
+
+
+def test_p_values_are_uniform_under_the_null() -> None:
+    rng = np.random.default_rng(0)
+    p = [fidelity.compare(*rng.normal(size=(2, 4, 8)), num_permutations=60).p_value for _ in range(150)]
+    assert np.mean(np.array(p) <= 0.2) < 0.32
+    assert np.mean(np.array(p) > 0.5) > 0.3
+
+
+def test_distance_by_hand() -> None:
+    assert fidelity.distance([1, 2, 3, 4], [3, 4, 5, 6]) == 0.5
+    assert fidelity.distance([1], [1]) == 0.0
+
+
+def test_bad_input() -> None:
+    bare = aj.schedules.round_robin(4, 2)
+    with pytest.raises(ValueError, match="no times to fit a model to: record one with run_threads"):
+        fidelity.fit(bare)
+    record = aj.schedules.from_service_times(aj.service.exponential(), 4, 2, jax.random.key(0))
+    with pytest.raises(ValueError, match="family='weibull': choose one of exponential"):
+        fidelity.fit(record, "weibull")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="at least two positive times"):
+        fidelity.fits(np.zeros(3))
+    with pytest.raises(ValueError, match="takes at least one and two"):
+        fidelity.compare([np.zeros(2)], [np.zeros(2)])

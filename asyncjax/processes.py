@@ -87,7 +87,7 @@ class Processes:
         packed = program.packed
         self.recipe = [ray.put(x) for x in (method, packed.num_workers, program.group_size, packed.parts)]
         self.losses = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.OutOfMemoryError)
-        self.lock = threading.Lock()
+        self.lock, self.sending = threading.Lock(), threading.Lock()  # two, so that a slow put delays no end
         self.num_restarts = 0
         self.stopped = False
         self.sent: tuple[Packed, Any] = ({}, None)  # the view sent last, and what was sent for it
@@ -170,7 +170,7 @@ class Processes:
 
     def _send(self, view: View) -> Any:
         """The view as an argument: one put for each version, however many workers read it."""
-        with self.lock:
+        with self.sending:
             if self.sent[0] is not view[0]:
                 parcel = _wrap(view)
                 self.sent = view[0], parcel if isinstance(parcel, bytes) else self.ray.put(parcel)

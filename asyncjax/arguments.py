@@ -97,6 +97,10 @@ class Output:
     """Seconds between checkpoints."""
     log_every: int | None = None
     """Updates per line of metrics.jsonl; by default a hundredth of the run, 1024 at most."""
+    logger: Literal["tensorboard", "wandb"] | None = None
+    """Write the metrics for TensorBoard or Weights & Biases as well (extra: logging), into the run directory."""
+    animate: bool = False
+    """Draw the final policy at work as policy.gif: classic control, Catch and MinAtar."""
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache directory, so that the next start is quicker."""
 

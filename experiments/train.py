@@ -8,6 +8,7 @@ A run that was stopped in any way continues with --resume RUN_DIR (and --total-s
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -19,7 +20,7 @@ import jax
 import numpy as np
 
 import asyncjax
-from asyncjax import arguments, commandline, plotting, runs
+from asyncjax import animation, arguments, commandline, loggers, plotting, runs
 from asyncjax.arguments import Config, Plan
 from asyncjax.environment import Environment
 from asyncjax.method import Method, Result
@@ -55,9 +56,14 @@ def train(config: Config, path: Path, resumed: bool, run_dir: list[Path]) -> Non
     state = runs.load(path).restore(method) if resumed else None
     progress = Progress(plan.num_updates * plan.steps, state.update * plan.steps if state else 0)
     interruptible = Interruptible()
+    if config.get("animate"):
+        animation.drawing(env)  # what can not be drawn is an error now rather than after the run
+    log = loggers.LOGGERS[config["logger"]](path, config) if config.get("logger") else None
 
     def on_row(row: runs.Row) -> None:
         progress(row)
+        if log is not None:
+            log(row)
         interruptible.check()
 
     recorder = Recorder(
@@ -75,9 +81,11 @@ def train(config: Config, path: Path, resumed: bool, run_dir: list[Path]) -> Non
     print(f"{config['method']} on {env.name}: {workers}, in {path}{begun}", flush=True)
     if tuned := commandline.describe_tuned(config["method"], config):
         print(f"Tuned for {env.name}:{tuned}", flush=True)
-    with interruptible, recorder, progress:
+    with interruptible, recorder, progress, log or contextlib.nullcontext():
         result = run(config, plan, method, keys[0], state=state, callback=recorder, chunk_size=config["log_every"])
     summarize(config, path, evaluation_returns(config, env, method, result, keys[2]))
+    if config.get("animate"):
+        print(animation.animate(method, env, result.shared, keys[2], path / "policy.gif"))
 
 
 def run(config: Config, plan: Plan, method: Method, key: jax.Array, **common: Any) -> Result:

@@ -137,7 +137,7 @@ def report(arrays: Arrays) -> str:
         plain = arrays["returns"][m, e, 0, v]
         rows.append([*where, NONE, *(figure.interval(x) for x in plain)])
         for c, name in enumerate(arrays["corrections"][1:]):
-            at = [(x[m, e, c, v, d] for x in (middle, low, high)) for d in range(len(arrays["delays"]))]
+            at = zip(*(x[m, e, c, v] for x in (middle, low, high)), strict=True)  # of every delay
             rows.append([*where, name, *(difference(*x) for x in at)])
     return figure.table(
         ["method", "task", "workers", "correction", *(f"staleness {d}" for d in arrays["delays"])], rows

@@ -84,6 +84,7 @@ def test_every_figure_from_arguments_to_picture(name: str, monkeypatch: pytest.M
     assert len({line.count("|") for line in report.splitlines()}) == 1  # a table, as wide in every row
     if name == "corrections":  # without staleness the correction is the identity
         np.testing.assert_array_equal(arrays["returns"][0, 0, 1, 0, 0], arrays["returns"][0, 0, 0, 0, 0])
+        assert "+0 [+0, +0]" in report
 
 
 def test_the_command_keeps_what_redraw_draws_again(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

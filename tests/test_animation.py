@@ -83,3 +83,14 @@ def test_what_can_not_be_drawn_is_told(tmp_path: Path):
         animation.animate(method, env, method.init(KEY, 1)[0], KEY, tmp_path / "policy.gif")
     with pytest.raises(ValueError, match=r"method\.policy is None"):
         animation.animate(method._replace(policy=None), "CartPole-v1", 1.0, KEY, tmp_path / "policy.gif")
+
+
+def test_the_policy_of_a_run_directory(tmp_path: Path):
+    config = {"method": "a3c", "env": "Catch-bsuite", "env_params": [], "num_workers": 1, "num_envs": 2}
+    method = aj.a3c("Catch-bsuite", num_envs=2)
+    recorder = aj.Recorder(tmp_path / "run", config)
+    with pytest.raises(ValueError, match="has no checkpoint yet"):
+        animation.animate_run(tmp_path / "run")
+    with recorder:
+        aj.emulate(method, aj.schedules.sequential(3), KEY, callback=recorder, chunk_size=3)
+    assert animation.animate_run(tmp_path / "run", num_steps=2) == tmp_path / "run" / "policy.gif"

@@ -31,7 +31,7 @@ class Training:
     """What to train, where and how long."""
 
     env: str = "CartPole-v1"
-    """Environment: any gymnax id."""
+    """Environment: any gymnax id, or gymnasium:ID, envpool:ID (both on the host, for threads), or brax:ID."""
     env_params: tuple[str, ...] = ()
     """Parameters of the environment that differ from its defaults, as name=value."""
     engine: Literal["threads", "ray", "emulate", "replay"] = "threads"

@@ -78,19 +78,26 @@ class NatureCNN(nn.Module):
     Attributes:
       channels: of the convolutions, whose windows are 8 x 8, 4 x 4 and 3 x 3, moved by 4, 2 and 1 pixels.
       hidden: size of the linear layer.
+      layer_norm: normalize before the activations.
 
     Source: Mnih et al., Human-level control through deep reinforcement learning (2015).
     """
 
     channels: tuple[int, int, int] = (32, 64, 64)
     hidden: int = 512
+    layer_norm: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Float[H, W, C] -> Float[hidden]."""
         for channels, window, stride in zip(self.channels, (8, 4, 3), (4, 2, 1), strict=True):
-            x = layer(patches(x, window, stride), channels, False, nn.relu)
-        return layer(x.reshape(-1), self.hidden, False, nn.relu)
+            x = layer(patches(x, window, stride), channels, self.layer_norm, nn.relu)
+        return layer(x.reshape(-1), self.hidden, self.layer_norm, nn.relu)
+
+
+def image_torso(shape: Sequence[int], layer_norm: bool = False) -> MinAtarCNN | NatureCNN:
+    """What sees images of this shape, [H, W, C]: Atari's network from 36 x 36 pixels on, MinAtar's below."""
+    return NatureCNN(layer_norm=layer_norm) if min(shape[:2]) >= 36 else MinAtarCNN(layer_norm=layer_norm)
 
 
 def patches(x: jax.Array, window: int, stride: int) -> jax.Array:
@@ -230,7 +237,7 @@ def actor_critic(env: Environment, core: Core | None = None) -> ActorCritic | Re
     num_actions = actions.num_values if discrete else math.prod(actions.shape)
     num_values = space.num_values if isinstance(space, Discrete) else None
     image = len(getattr(space, "shape", ())) == 3
-    torso = (NatureCNN() if min(space.shape[:2]) >= 36 else MinAtarCNN()) if image else MLP()
+    torso = image_torso(space.shape) if image else MLP()
     if core is not None:
         return RecurrentActorCritic(num_actions, torso, core, num_values=num_values, continuous=not discrete)
     return ActorCritic(num_actions, torso, None if image else MLP(), num_values, not discrete)

@@ -29,7 +29,7 @@ from asyncjax.checkpoints import Checkpoints
 from asyncjax.method import Method, State
 from asyncjax.schedules import Schedule
 
-PACKAGES = ("asyncjax", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy")
+PACKAGES = ("asyncjax", "jax", "jaxlib", "flax", "optax", "gymnax", "gymnasium", "envpool", "brax", "ray", "numpy")
 INTEGERS = ("update", "env_steps")
 Row = dict[str, Any]
 PathLike = str | os.PathLike[str]

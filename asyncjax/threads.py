@@ -152,6 +152,7 @@ class Team:
     # -- the caller's thread -------------------------------------------------------------------------------------------
 
     def run(self, callback: Callable[[Chunk], None] | None, chunk_size: int, timeout: float) -> tuple[Result, Schedule]:
+        """Starts the threads, delivers chunks, and returns when all have ended."""
         collected: list[tuple[Metrics, Schedule]] = []
 
         def deliver() -> None:

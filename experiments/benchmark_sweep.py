@@ -26,7 +26,7 @@ class Args:
     """What to time."""
 
     env: str = "Catch-bsuite"
-    """Environment: any gymnax id."""
+    """Environment: any gymnax id, or brax:ID."""
     settings: int = 64
     """Settings of the sweep, half as many learning rates as settings and two delays."""
     singles: int = 3

@@ -28,7 +28,7 @@ class Learning:
     """What to run."""
 
     env: str = "CartPole-v1"
-    """Environment: any gymnax id."""
+    """Environment: any gymnax id, or gymnasium:ID, envpool:ID (both on the host, for threads), or brax:ID."""
     env_params: tuple[str, ...] = ()
     """Parameters of the environment that differ from its defaults, as name=value."""
     engine: Literal["emulate", "threads"] = "emulate"

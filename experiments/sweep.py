@@ -40,7 +40,7 @@ class Sweep:
     """What to run."""
 
     env: str = "CartPole-v1"
-    """Environment: any gymnax id."""
+    """Environment: any gymnax id, or brax:ID."""
     env_params: tuple[str, ...] = ()
     """Parameters of the environment that differ from its defaults, as name=value."""
     grid: tuple[str, ...] = ()

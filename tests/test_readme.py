@@ -14,7 +14,8 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
 def test_code_runs(block):
-    small = block.replace("seeds=10", "seeds=1").replace("fixed_delay(1000,", "fixed_delay(10,")  # a sweep takes a while
+    # A sweep takes a while.
+    small = block.replace("seeds=10", "seeds=1").replace("fixed_delay(1000,", "fixed_delay(10,")
     exec(compile(small, "README.md", "exec"), {"__name__": "readme"})
 
 

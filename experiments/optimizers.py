@@ -156,7 +156,7 @@ def plot(arrays: Arrays) -> Any:
     picture, grid = new_figure(2, len(delays), size=(len(delays) * COLUMN[0], 2 * COLUMN[1]))
     grid = grid.reshape(2, len(delays))
     means = np.nan_to_num(arrays["returns"], nan=float(arrays["random"])).mean(-1)
-    margin = 0.05 * np.ptp(means)
+    margin = 0.05 * np.ptp(means) + 0.01
     for d, delay in enumerate(delays):
         for o, (name, colour) in enumerate(zip(arrays["optimizers"], COLOURS, strict=False)):
             mean = means[o, d]

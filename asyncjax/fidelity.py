@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from asyncjax import service
 from asyncjax.schedules import Schedule
@@ -177,7 +178,7 @@ class Comparison(NamedTuple):
     p_value: float
 
 
-def distance(x: np.ndarray, y: np.ndarray) -> float:
+def distance(x: ArrayLike, y: ArrayLike) -> float:
     """Kolmogorov-Smirnov distance: the largest difference between two empirical distribution functions.
 
     Example:
@@ -185,9 +186,9 @@ def distance(x: np.ndarray, y: np.ndarray) -> float:
       >>> aj.fidelity.distance([1, 2], [2, 3])
       0.5
     """
-    x, y = np.sort(np.ravel(x)), np.sort(np.ravel(y))
-    both = np.concatenate([x, y])
-    below = [np.searchsorted(sample, both, side="right") / len(sample) for sample in (x, y)]
+    samples = [np.sort(np.ravel(np.asarray(sample))) for sample in (x, y)]
+    both = np.concatenate(samples)
+    below = [np.searchsorted(sample, both, side="right") / len(sample) for sample in samples]
     return float(np.abs(below[0] - below[1]).max())
 
 

@@ -44,7 +44,7 @@ def main(args: Args) -> dict[str, fidelity.Comparison]:
     if args.quick:
         args = dataclasses.replace(args, num_updates=100, records=2, seeds=3)
     method = aj.a3c(args.env)
-    size = {"num_workers": args.num_workers, "num_updates": args.num_updates}
+    size: dict[str, Any] = {"num_workers": args.num_workers, "num_updates": args.num_updates}
     recorded = [aj.run_threads(method, jax.random.key(seed), **size) for seed in range(args.records)]
     model = fidelity.fit(recorded[0][1], per_worker=args.per_worker)
     report(recorded[0][1], model)

@@ -48,7 +48,7 @@ def test_a_fit_for_each_worker_keeps_the_slow_one_slow() -> None:
 
 def staleness(service: Any, first: int) -> list[np.ndarray]:
     keys = jax.random.split(jax.random.key(first), 5)
-    return [aj.schedules.from_service_times(service, 300, 6, key).staleness() for key in keys]
+    return [np.asarray(aj.schedules.from_service_times(service, 300, 6, key).staleness()) for key in keys]
 
 
 def test_emulated_staleness_is_told_apart_only_where_it_differs() -> None:

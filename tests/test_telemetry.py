@@ -183,6 +183,7 @@ def test_workers_split_the_staleness_of_a_schedule(seed: int, group_size: int, n
     queue = telemetry.in_queue(schedule)
     assert np.all((queue >= 0) & (queue <= staleness))
     np.testing.assert_allclose(found.idle[sent], 0, atol=1e-9)  # who never waits is never idle
+    assert schedule.time is not None
     assert telemetry.throughput(schedule) == 30 / schedule.time[-1]
 
 

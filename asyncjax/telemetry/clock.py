@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from asyncjax.schedules import Schedule
 
@@ -108,7 +109,7 @@ def throughput(schedule: Schedule) -> float:
     return schedule.num_updates / float(np.asarray(schedule.time)[-1])
 
 
-def updates_to_target(values: np.ndarray, target: float, window: int = 1) -> float:
+def updates_to_target(values: ArrayLike, target: float, window: int = 1) -> float:
     """After how many updates the mean of the last `window` values is first at or above a target; infinity if never.
 
     Speed-up has two factors: time per update, 1 / `throughput`, and this.
@@ -126,10 +127,10 @@ def updates_to_target(values: np.ndarray, target: float, window: int = 1) -> flo
     """
     if window < 1:
         raise ValueError(f"window={window}: average at least one value.")
-    values = np.asarray(values, np.float64)
-    known = np.flatnonzero(~np.isnan(values))
+    rows = np.asarray(values, np.float64)
+    known = np.flatnonzero(~np.isnan(rows))
     if known.size < window:
         return float("inf")
-    means = np.convolve(values[known], np.full(window, 1 / window), mode="valid")
+    means = np.convolve(rows[known], np.full(window, 1 / window), mode="valid")
     reached = np.flatnonzero(means >= target)
     return float(known[reached[0] + window - 1] + 1) if reached.size else float("inf")

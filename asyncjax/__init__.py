@@ -13,7 +13,6 @@ from asyncjax import (
     schedules,
     service,
     statistics,
-    summaries,
     surrogates,
     telemetry,
 )
@@ -46,8 +45,7 @@ from asyncjax.recorder import Recorder
 from asyncjax.replay import replay
 from asyncjax.schedules import Schedule
 from asyncjax.solvers import solve
-from asyncjax.sweep import grid, sweep
-from asyncjax.table import Table
+from asyncjax.sweeps import Table, grid, summaries, sweep
 from asyncjax.threads import run_threads
 
 __version__ = "0.1.0"

@@ -99,7 +99,7 @@ def make_env(env: str | Environment | Any, **params: Any) -> Environment:
     """An environment from an id, from an environment object or a constructor of one, or unchanged from an Environment.
 
     Those of gymnax and brax are compiled with the method. Those of gymnasium and EnvPool live on the host, see
-    `asyncjax.host_environment`: the engines that step one worker at a time can run them, `emulate` can not.
+    `asyncjax.adapters.host`: the engines that step one worker at a time can run them, `emulate` can not.
 
     Args:
       env: a gymnax id such as "CartPole-v1"; "gymnasium:CartPole-v1", "envpool:Pong-v5" or "brax:ant", for which the
@@ -130,22 +130,20 @@ def make_env(env: str | Environment | Any, **params: Any) -> Environment:
                 "give a gymnax id, or set them where the environment is made."
             )
         return env
-    from asyncjax import gymnax_adapter
+    from asyncjax.adapters import gymnax
 
     if isinstance(env, str):
         package, colon, env_id = env.partition(":")
-        return _adapter(package).from_id(env_id, params) if colon else gymnax_adapter.from_id(env, params)
+        return _adapter(package).from_id(env_id, params) if colon else gymnax.from_id(env, params)
     missing = [name for name in ("reset", "step", "default_params") if not hasattr(env, name)]
     if missing and callable(env):
-        from asyncjax import gymnasium_adapter
-
-        return gymnasium_adapter.from_constructor(functools.partial(env, **params))
+        return _adapter("gymnasium").from_constructor(functools.partial(env, **params))
     if missing:
         raise TypeError(
             f"env={env!r} has no {', '.join(missing)}: "
             "give a gymnax id, a gymnax environment, a function that makes a gymnasium.Env or an asyncjax Environment."
         )
-    return gymnax_adapter.from_gymnax(env, str(getattr(env, "name", type(env).__name__)), params)
+    return gymnax.from_gymnax(env, str(getattr(env, "name", type(env).__name__)), params)
 
 
 def _adapter(package: str) -> ModuleType:
@@ -156,7 +154,7 @@ def _adapter(package: str) -> ModuleType:
             " or a gymnax id without a colon."
         )
     try:
-        return importlib.import_module(f"asyncjax.{package}_adapter")
+        return importlib.import_module(f"asyncjax.adapters.{package}")
     except ImportError as error:
         raise ImportError(f"env='{package}:...' needs {package}: pip install \"asyncjax[envs]\" ({error}).") from error
 

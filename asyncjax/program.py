@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from asyncjax.adapters.host import lives_on_host
 from asyncjax.cost import cost_of
 from asyncjax.exact import isolated
-from asyncjax.host_environment import lives_on_host
 from asyncjax.method import Array, Method, Metrics, PyTree, Stale, State
 from asyncjax.packing import Packed, PackedMethod, all_finite, merge_metrics
 from asyncjax.waves import OUT_OF_RANGE, Layout, Plan

@@ -18,7 +18,7 @@ import optax
 import tyro
 
 import asyncjax as aj
-from asyncjax.lanes import keys_of
+from asyncjax.sweeps.lanes import keys_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,10 +24,10 @@ import optax
 from figure import Arrays, small_network
 
 import asyncjax as aj
-from asyncjax.lanes import keys_of
 from asyncjax.panels import COLOURS, COLUMN, new_figure, thousands
 from asyncjax.statistics import interquartile_mean
-from asyncjax.summaries import curve, stretch_ends
+from asyncjax.sweeps.lanes import keys_of
+from asyncjax.sweeps.summaries import curve, stretch_ends
 
 KEY = jax.random.key(0)
 DISCIPLINES = ("synchronous", "asynchronous", "torn", "bounded", "grouped")

@@ -20,7 +20,8 @@ import jax
 import numpy as np
 
 import asyncjax as aj
-from asyncjax import commandline, plotting, statistics, summaries
+from asyncjax import commandline, plotting, statistics
+from asyncjax.sweeps import summaries
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,9 +26,9 @@ from figure import ACTION_VALUES, Arrays, small_network
 
 import asyncjax as aj
 from asyncjax.environment import Environment
-from asyncjax.lanes import keys_of
 from asyncjax.panels import COLOURS, COLUMN, draw_speedup, new_figure, powers_of_two
 from asyncjax.rollout import Rollout, init_rollout, unroll
+from asyncjax.sweeps.lanes import keys_of
 
 KEY = jax.random.key(0)
 TARGETS = {  # return per episode at which a task counts as learned

@@ -29,10 +29,11 @@ from spaces import Space, choices_by_optuna, choices_of, parse_space
 from train import prepare_jax
 
 import asyncjax as aj
-from asyncjax import commandline, plotting, runs, summaries
+from asyncjax import commandline, plotting, runs
 from asyncjax.arguments import SERVICES, num_updates
 from asyncjax.environment import Environment
 from asyncjax.panels import new_figure
+from asyncjax.sweeps import summaries
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,8 @@ import pytest
 from hypothesis import strategies as st
 
 import asyncjax as aj
-from asyncjax import batch_progress, lanes, memory, statistics, summaries
+from asyncjax import statistics
+from asyncjax.sweeps import batch_progress, lanes, memory, summaries
 from tests.laws import assert_close
 
 KEY = jax.random.key(3)

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import asyncjax as aj
+from asyncjax.adapters.fleet import IDLE_RESETS, VectorEnv
+from asyncjax.adapters.gymnasium import from_vector
+from asyncjax.adapters.host import host_environment
 from asyncjax.environment import Box, Discrete, Step, make_env
-from asyncjax.fleet import IDLE_RESETS, VectorEnv
-from asyncjax.gymnasium_adapter import from_vector
-from asyncjax.host_environment import host_environment
 from asyncjax.networks import NatureCNN, actor_critic, patches
 from asyncjax.rollout import init_rollout, next_values, unroll
 
@@ -76,7 +76,7 @@ def by_hand(env_id, seed, limit):
         return one.reset(seed=int(seed))[0], lambda action: one.step(int(action)), lambda: one.reset()[0]
     import envpool  # pyright: ignore[reportMissingImports] - an extra
 
-    from asyncjax.envpool_adapter import quiet
+    from asyncjax.adapters.envpool import quiet
 
     first = lambda out: tuple(x[0] for x in out[:4])  # noqa: E731
     with quiet():
@@ -376,7 +376,7 @@ def test_errors_name_the_fix(env, params, error, words):
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "asyncjax.envpool_adapter", None)
+    monkeypatch.setitem(__import__("sys").modules, "asyncjax.adapters.envpool", None)
     with pytest.raises(ImportError, match=r'pip install "asyncjax\[envs\]"'):
         make_env("envpool:Pong-v5")
 

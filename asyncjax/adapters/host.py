@@ -2,7 +2,7 @@
 
 On the device the state of such an environment is a ticket: which vector environment it belongs to, its place in it, the
 seed it began with and the steps made since. Under `vmap` all environments of a batch are one vector environment, so a
-step of a batch is one call. The host's side is in `asyncjax.fleet`.
+step of a batch is one call. The host's side is in `asyncjax.adapters.fleet`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
+from asyncjax.adapters.fleet import Fleet, VectorEnv
 from asyncjax.environment import Environment, Space, Step
-from asyncjax.fleet import Fleet, VectorEnv
 
 PyTree = Any
 MARK = "step on the host of "  # the jitted step's name says in every program that the host is called

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from brax import envs  # pyright: ignore[reportMissingImports] - an extra
 
+from asyncjax.adapters.gymnax import cast_like, gymnax_semantics, traced
 from asyncjax.environment import Box, Environment, Step
-from asyncjax.gymnax_adapter import cast_like, gymnax_semantics, traced
 
 PyTree = Any
 

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from asyncjax.engine import compile_init
-from asyncjax.memory import available_bytes, peak_bytes
 from asyncjax.method import Array, Method, Metrics, PyTree, Result, State
 from asyncjax.packing import PackedMethod, all_finite
 from asyncjax.program import Program
 from asyncjax.schedules import Schedule
+from asyncjax.sweeps.memory import available_bytes, peak_bytes
 from asyncjax.waves import Layout, Plan, Planner, distinct_workers, last_use, max_live, read_parts, room, stack_reads
 
 # Of one device. More do not make a CPU quicker (measured, A3C with MLPs), and small batches are sooner safe on disk.

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from asyncjax.table import Setting, Table
+from asyncjax.sweeps.table import Setting, Table
 
 Run = tuple[Setting, int]  # a setting and a seed
 

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from asyncjax.adapters.fleet import VectorEnv
+from asyncjax.adapters.gymnasium import observation_types
+from asyncjax.adapters.gymnax import to_space
+from asyncjax.adapters.host import host_environment
 from asyncjax.environment import Box, Environment, Step
-from asyncjax.fleet import VectorEnv
-from asyncjax.gymnasium_adapter import observation_types
-from asyncjax.gymnax_adapter import to_space
-from asyncjax.host_environment import host_environment
 
 PyTree = Any
 

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from asyncjax.adapters.fleet import VectorEnv
+from asyncjax.adapters.gymnax import to_space
+from asyncjax.adapters.host import host_environment
 from asyncjax.environment import Environment, Space, Step
-from asyncjax.fleet import VectorEnv
-from asyncjax.gymnax_adapter import to_space
-from asyncjax.host_environment import host_environment
 
 PyTree = Any
 NARROW = {"float64": np.float32, "int64": np.int32, "uint64": np.uint32}

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from asyncjax import summaries
-from asyncjax.batch_progress import BatchProgress
 from asyncjax.engine import check_positive
-from asyncjax.lanes import Lane, LaneProgram, Numbers, Shape, keys_of
 from asyncjax.method import Array, Method, Metrics, Result
 from asyncjax.schedules import Schedule, check
-from asyncjax.store import Store
-from asyncjax.table import Setting, Table
+from asyncjax.sweeps import summaries
+from asyncjax.sweeps.batch_progress import BatchProgress
+from asyncjax.sweeps.lanes import Lane, LaneProgram, Numbers, Shape, keys_of
+from asyncjax.sweeps.store import Store
+from asyncjax.sweeps.table import Setting, Table
 
 Summary = Callable[..., Metrics]
 OF_RUN = ("result", "method", "staleness", "key")  # what summaries may name beside a setting's values

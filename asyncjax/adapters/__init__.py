@@ -1,0 +1,1 @@
+"""Other packages' environments behind the protocol of `asyncjax.environment`, one file each; imported on use."""

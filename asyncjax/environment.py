@@ -130,11 +130,11 @@ def make_env(env: str | Environment | Any, **params: Any) -> Environment:
                 "give a gymnax id, or set them where the environment is made."
             )
         return env
-    from asyncjax.adapters import gymnax
+    from asyncjax.adapters import from_gymnax
 
     if isinstance(env, str):
         package, colon, env_id = env.partition(":")
-        return _adapter(package).from_id(env_id, params) if colon else gymnax.from_id(env, params)
+        return _adapter(package).from_id(env_id, params) if colon else from_gymnax.from_id(env, params)
     missing = [name for name in ("reset", "step", "default_params") if not hasattr(env, name)]
     if missing and callable(env):
         return _adapter("gymnasium").from_constructor(functools.partial(env, **params))
@@ -143,7 +143,7 @@ def make_env(env: str | Environment | Any, **params: Any) -> Environment:
             f"env={env!r} has no {', '.join(missing)}: "
             "give a gymnax id, a gymnax environment, a function that makes a gymnasium.Env or an asyncjax Environment."
         )
-    return gymnax.from_gymnax(env, str(getattr(env, "name", type(env).__name__)), params)
+    return from_gymnax.from_gymnax(env, str(getattr(env, "name", type(env).__name__)), params)
 
 
 def _adapter(package: str) -> ModuleType:
@@ -154,7 +154,7 @@ def _adapter(package: str) -> ModuleType:
             " or a gymnax id without a colon."
         )
     try:
-        return importlib.import_module(f"asyncjax.adapters.{package}")
+        return importlib.import_module(f"asyncjax.adapters.from_{package}")
     except ImportError as error:
         raise ImportError(f"env='{package}:...' needs {package}: pip install \"asyncjax[envs]\" ({error}).") from error
 

@@ -77,7 +77,7 @@ def choices_by_optuna(
     The sampler's seed is fixed: with the same values it asks for the same settings again.
     """
     try:
-        import optuna
+        import optuna  # pyright: ignore[reportMissingImports] - an extra
     except ImportError as error:
         raise ImportError('--optuna needs Optuna: pip install "asyncjax[sweep]".') from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)

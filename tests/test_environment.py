@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from asyncjax.adapters.gymnax import NEEDS_DOWNLOAD, gymnax_semantics, import_gymnax
+from asyncjax.adapters.from_gymnax import NEEDS_DOWNLOAD, gymnax_semantics, import_gymnax
 from asyncjax.environment import Box, Discrete, Environment, make_env
 from asyncjax.networks import MinAtarCNN, actor_critic
 from tests import probes

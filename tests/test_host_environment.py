@@ -13,7 +13,7 @@ import pytest
 
 import asyncjax as aj
 from asyncjax.adapters.fleet import IDLE_RESETS, VectorEnv
-from asyncjax.adapters.gymnasium import from_vector
+from asyncjax.adapters.from_gymnasium import from_vector
 from asyncjax.adapters.host import host_environment
 from asyncjax.environment import Box, Discrete, Step, make_env
 from asyncjax.networks import NatureCNN, actor_critic, patches
@@ -76,7 +76,7 @@ def by_hand(env_id, seed, limit):
         return one.reset(seed=int(seed))[0], lambda action: one.step(int(action)), lambda: one.reset()[0]
     import envpool  # pyright: ignore[reportMissingImports] - an extra
 
-    from asyncjax.adapters.envpool import quiet
+    from asyncjax.adapters.from_envpool import quiet
 
     first = lambda out: tuple(x[0] for x in out[:4])  # noqa: E731
     with quiet():
@@ -376,7 +376,7 @@ def test_errors_name_the_fix(env, params, error, words):
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "asyncjax.adapters.envpool", None)
+    monkeypatch.setitem(__import__("sys").modules, "asyncjax.adapters.from_envpool", None)
     with pytest.raises(ImportError, match=r'pip install "asyncjax\[envs\]"'):
         make_env("envpool:Pong-v5")
 

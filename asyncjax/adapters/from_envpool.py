@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from asyncjax.adapters.fleet import VectorEnv
-from asyncjax.adapters.gymnasium import observation_types
-from asyncjax.adapters.gymnax import to_space
+from asyncjax.adapters.from_gymnasium import observation_types
+from asyncjax.adapters.from_gymnax import to_space
 from asyncjax.adapters.host import host_environment
 from asyncjax.environment import Box, Environment, Step
 

@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from asyncjax.adapters.fleet import VectorEnv
-from asyncjax.adapters.gymnax import to_space
+from asyncjax.adapters.from_gymnax import to_space
 from asyncjax.adapters.host import host_environment
 from asyncjax.environment import Environment, Space, Step
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from brax import envs  # pyright: ignore[reportMissingImports] - an extra
 
-from asyncjax.adapters.gymnax import cast_like, gymnax_semantics, traced
+from asyncjax.adapters.from_gymnax import cast_like, gymnax_semantics, traced
 from asyncjax.environment import Box, Environment, Step
 
 PyTree = Any

@@ -22,6 +22,8 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+import tyro
+
 HERE = Path(__file__).resolve().parent
 OURS = "asyncjax A3C, emulated"
 SPEED = {
@@ -46,7 +48,7 @@ BUDGETS = (50_000, 100_000, 200_000, 400_000, 800_000)
 class Args:
     """What to compare."""
 
-    what: Literal["speed", "target"]
+    what: tyro.conf.Positional[Literal["speed", "target"]]
     """speed: steps per second of the training loops. target: seconds from the command to a policy of 475."""
     repeats: int = 5
     """Runs of each; the median counts."""
@@ -148,6 +150,4 @@ def show(what: str, rows: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    import tyro
-
     main(tyro.cli(Args, description=__doc__))

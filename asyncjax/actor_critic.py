@@ -180,6 +180,11 @@ def forward(agent: Agent, params: PyTree, trajectory: Trajectory) -> Forward:
     return Forward(pi, v_tm1, next_values(baseline, v_bootstrap, trajectory.truncated))
 
 
+def distribution(agent: Agent, params: PyTree, trajectory: Trajectory) -> Distribution:
+    """How the agent acts in all observations of a batch of segments, [T, N, ...] -> [N, T, ...], for telemetry."""
+    return jax.vmap(lambda one: forward(agent, params, one).pi, in_axes=1)(trajectory)
+
+
 def _remembering(agent: Agent, params: PyTree, trajectory: Trajectory, before: PyTree) -> Any:
     """The memory after every step (before any reset), the distributions and the values."""
     initial = agent.initial_carry()

@@ -39,15 +39,11 @@ class Cost(NamedTuple):
         return Cost(*(factor * x for x in self))
 
 
-def cost_of(function: Any, *args: Any) -> Cost:
-    """The cost of a function of arrays or `jax.ShapeDtypeStruct`s."""
-    return _of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
-
-
-def _of_jaxpr(jaxpr: Any) -> Cost:
+def cost_of(jaxpr: Any) -> Cost:
+    """The cost of what `jax.make_jaxpr` traced."""
     total = Cost()
     for equation in jaxpr.eqns:
-        inner = [_of_jaxpr(getattr(sub, "jaxpr", sub)) for sub in jax.extend.core.jaxprs_in_params(equation.params)]
+        inner = [cost_of(getattr(sub, "jaxpr", sub)) for sub in jax.extend.core.jaxprs_in_params(equation.params)]
         if inner:
             # A branch is taken, a loop of unknown length runs at least once.
             total += max(inner).times(equation.params.get("length", 1))

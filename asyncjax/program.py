@@ -36,13 +36,14 @@ class Program:
 
     def __init__(self, packed: PackedMethod) -> None:
         self.packed = packed
-        if name := lives_on_host(packed.work, packed.view_like, packed.local.like()):
+        work = jax.make_jaxpr(packed.work)(packed.view_like, packed.local.like()).jaxpr
+        if name := lives_on_host(work):
             raise ValueError(
                 f"env={name!r} lives on the host, where a step can not be undone, and emulate may compute a message"
                 " twice: use run_threads, replay or run_ray, or an environment that is compiled."
             )
         self._compiled: dict[Any, Any] = {}
-        fixed, by_size = cost_of(packed.work, packed.view_like, packed.local.like()).seconds(jax.default_backend())
+        fixed, by_size = cost_of(work).seconds(jax.default_backend())
         self.lane_cost = by_size / max(fixed, 1e-9)  # of one more message in a batch, over that of the batch itself
 
     def compiled(self, layout: Layout, checked: bool) -> Callable[[Carry, Plan], tuple[Carry, Metrics]]:

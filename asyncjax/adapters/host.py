@@ -86,17 +86,13 @@ def types_of(space: Space) -> PyTree:
     return jax.ShapeDtypeStruct(space.shape, space.dtype)
 
 
-def lives_on_host(function: Callable, *args: Any) -> str | None:
-    """The name of a host environment that a function of these arrays or shapes steps, or None."""
-    return _named(jax.make_jaxpr(function)(*args).jaxpr)
-
-
-def _named(jaxpr: Any) -> str | None:
+def lives_on_host(jaxpr: Any) -> str | None:
+    """The name of a host environment that is stepped in what `jax.make_jaxpr` traced, or None."""
     for equation in jaxpr.eqns:
         name = equation.params.get("name")
         if isinstance(name, str) and name.startswith(MARK):
             return name.removeprefix(MARK)
-        inner = (_named(getattr(sub, "jaxpr", sub)) for sub in jax.extend.core.jaxprs_in_params(equation.params))
+        inner = (lives_on_host(getattr(sub, "jaxpr", sub)) for sub in jax.extend.core.jaxprs_in_params(equation.params))
         if found := next(filter(None, inner), None):
             return found
     return None

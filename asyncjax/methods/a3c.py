@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from asyncjax import returns
-from asyncjax.actor_critic import collect, forward, make_agent, start
+from asyncjax.actor_critic import collect, distribution, forward, make_agent, start
 from asyncjax.environment import Environment, make_env
 from asyncjax.method import Method, Metrics, PyTree
 from asyncjax.methods.gradient import gradient_method
@@ -128,5 +128,5 @@ def a3c(
         private_optimizer=private_optimizer,
         correction=correction,
         policy=agent.policy,
-        distribution=lambda params, trajectory: jax.vmap(partial(forward, agent), (None, 1))(params, trajectory).pi,
+        distribution=partial(distribution, agent),
     )

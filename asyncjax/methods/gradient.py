@@ -95,9 +95,7 @@ def gradient_method(
 
     def gradient(params: PyTree, data: PyTree) -> tuple[PyTree, Metrics]:
         (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params, data)
-        norm = optax.tree.norm(grads)
-        if max_grad_norm is not None:
-            grads, _ = optax.clip_by_global_norm(max_grad_norm).update(grads, optax.EmptyState())  # type: ignore[arg-type]
+        grads, norm = clipped(grads, max_grad_norm)
         return grads, {"loss": value, "grad_norm": norm, **metrics}
 
     def send_gradient(params: PyTree, worker: PyTree) -> tuple[PyTree, PyTree, Metrics]:
@@ -191,6 +189,14 @@ def alone(stale: Stale) -> bool:
 def only(group: PyTree) -> PyTree:
     """The one member of a group of one."""
     return jax.tree.map(lambda x: x[0], group)
+
+
+def clipped(grads: PyTree, max_grad_norm: float | jax.Array | None) -> tuple[PyTree, jax.Array]:
+    """The gradient scaled down to this global norm, if there is one, and the norm that it had."""
+    norm = optax.tree.norm(grads)
+    if max_grad_norm is not None:
+        grads, _ = optax.clip_by_global_norm(max_grad_norm).update(grads, optax.EmptyState())  # type: ignore[arg-type]
+    return grads, norm
 
 
 def mean(messages: PyTree, stale: Stale) -> PyTree:

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import optax
 
 from asyncjax import returns
-from asyncjax.actor_critic import Agent, collect, forward, start
+from asyncjax.actor_critic import Agent, collect, distribution, forward, start
 from asyncjax.exact import apart
 from asyncjax.method import Halves, Method, Metrics, PyTree, Stale
-from asyncjax.methods.gradient import alone, annealed, only, promoting
+from asyncjax.methods.gradient import alone, annealed, clipped, only, promoting
 from asyncjax.rollout import Rollout, Trajectory, require_at_least_one
 from asyncjax.surrogates import ratio
 from asyncjax.telemetry.quantities import ratio_statistics
@@ -105,9 +105,7 @@ def trajectory_method(
 
     def gradient(params: PyTree, batch: PyTree, counts: jax.Array) -> tuple[PyTree, Metrics]:
         grads, metrics = jax.grad(loss, has_aux=True)(params, batch, counts)
-        norm = optax.tree.norm(grads)
-        if max_grad_norm is not None:
-            grads, _ = optax.clip_by_global_norm(max_grad_norm).update(grads, optax.EmptyState())  # type: ignore[arg-type]
+        grads, norm = clipped(grads, max_grad_norm)
         return grads, {"grad_norm": norm, **metrics}
 
     def corrected(params: PyTree, state: PyTree, batch: PyTree, rows: Rows, stale: Stale, ess: Any) -> Any:
@@ -177,7 +175,7 @@ def trajectory_method(
         work=work,
         apply=lambda shared, messages, stale: apart(apply, stale.staleness[0] >= 0, shared, messages, stale),
         policy=agent.policy,
-        halves=Halves(work, None, lambda params, data: jax.vmap(partial(forward, agent), (None, 1))(params, data).pi),
+        halves=Halves(work, None, partial(distribution, agent)),
     )
 
 

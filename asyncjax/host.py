@@ -5,7 +5,7 @@ Both call the same executables with the same inputs, which is why a replay repea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -67,23 +67,25 @@ class HostProgram:
 
     def work_on(self, device: Device) -> Any:
         """The executable (View, Packed local) -> Worked, for one device."""
-        return self._compiled("work", device, self._work, self._view_like(), self._local_like())
+        return self._compiled("work", device, self._work, lambda: (self._view_like(), self._local_like()))
 
     def apply_on(self, device: Device) -> Any:
         """The executable (shared, G messages, G views, Int[G] staleness) -> Applied, for one device."""
-        messages = (jax.eval_shape(self._work, self._view_like(), self._local_like()).message,) * self.group_size
-        shared = jax.eval_shape(self.packed.shared.pack, self.packed.shared.like())
-        staleness = jax.ShapeDtypeStruct((self.group_size,), jnp.int32)
-        views = (self._view_like(),) * self.group_size
-        return self._compiled("apply", device, self._apply, shared, messages, views, staleness)
+        return self._compiled("apply", device, self._apply, self._apply_likes)
 
-    def _compiled(self, name: str, device: Device, function: Any, *likes: Any) -> Any:
+    def _compiled(self, name: str, device: Device, function: Any, likes: Callable[[], tuple[Any, ...]]) -> Any:
         """Compiled ahead of time, so that no worker is timed while it compiles."""
         if (name, device) not in self._executables:
             place = jax.sharding.SingleDeviceSharding(device)
-            likes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), likes)
-            self._executables[name, device] = jax.jit(function).lower(*likes).compile()
+            placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), likes())
+            self._executables[name, device] = jax.jit(function).lower(*placed).compile()
         return self._executables[name, device]
+
+    def _apply_likes(self) -> tuple[Any, ...]:
+        messages = (jax.eval_shape(self._work, self._view_like(), self._local_like()).message,) * self.group_size
+        shared = jax.eval_shape(self.packed.shared.pack, self.packed.shared.like())
+        views = (self._view_like(),) * self.group_size
+        return shared, messages, views, jax.ShapeDtypeStruct((self.group_size,), jnp.int32)
 
     def _view_like(self) -> Any:
         return jax.eval_shape(self.packed.pack_view, self.packed.view_like)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import heapq
 import io
+import math
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
@@ -108,12 +109,17 @@ def from_service_times(
     group_size: int = 1,
     bound: int | None = None,
     wait: Wait = "never",
+    commit: Service | float = 0.0,
 ) -> Schedule:
     """The schedule that workers with these service times produce on a virtual clock.
 
     A worker reads the newest version, is busy for a service time, hands in its message and, when the
-    waiting rule allows, reads again. An update happens the moment its G-th message arrives and takes
-    no time. Ties go to the worker that began first.
+    waiting rule allows, reads again. Its G-th message completes an update, which takes the commit time:
+
+      time[t] = max(time[t - 1], end[t, G - 1]) + commit[t]
+
+    Commits are serial. A message that is ready during one waits in the queue, first come, first served, and its worker
+    with it, as on threads. With commit times of 0 there is no queue. Ties go to the worker that began first.
 
     Args:
       service: a model of `asyncjax.service`.
@@ -123,16 +129,26 @@ def from_service_times(
       group_size: G, messages per update.
       bound: no worker gets more than this many messages ahead of the slowest one (SSP).
       wait: "never", or "next_version" (with group_size=num_workers: the barrier); see `Discipline`.
+      commit: seconds that an update takes, a number or a model of `asyncjax.service`.
+
+    Raises:
+      ValueError: sizes, a discipline or a commit time that no run could have.
 
     Example:
       >>> import jax, asyncjax as aj
       >>> s = aj.schedules.from_service_times(aj.service.exponential(1.0), 1000, 8, jax.random.key(0))
       >>> bool(abs(s.staleness().mean() - 7) < 1)
       True
+      >>> s = aj.schedules.from_service_times(aj.service.constant(1.0), 1000, 8, jax.random.key(0), commit=0.25)
+      >>> round(aj.telemetry.throughput(s), 1)  # min(8 / (1 + 0.25), 1 / 0.25)
+      4.0
+
+    Source: with exponential times the machine-repairman model, Cox and Smith, Queues (1961).
     """
     _check_sizes(num_updates, num_workers)
     coordinator = Coordinator(Discipline(group_size, wait, bound), num_workers)
-    clock = VirtualClock(coordinator, [stream.__next__ for stream in streams(service, key, num_workers)])
+    times_of = [stream.__next__ for stream in streams(service, key, num_workers)]
+    clock = VirtualClock(coordinator, times_of, _commit_times(commit, key))
     worker, read, begin, end, time = clock.run(num_updates)
     shape = (num_updates, group_size)
     return Schedule(
@@ -144,12 +160,24 @@ def from_service_times(
     )
 
 
-class VirtualClock:
-    """An event loop over the workers' finishing times."""
+def _commit_times(commit: Service | float, key: jax.Array) -> Callable[[], float]:
+    """What gives the next commit time. Its random numbers are no worker's, however many workers there are."""
+    if isinstance(commit, Service):
+        return streams(commit, jax.random.fold_in(key, 0), 1)[0].__next__
+    if not 0 <= commit < math.inf:
+        raise ValueError(f"commit={commit}: give seconds of at least 0, or a model such as service.exponential(0.01).")
+    return lambda: float(commit)
 
-    def __init__(self, coordinator: Coordinator, service: Sequence[Any]) -> None:
+
+class VirtualClock:
+    """An event loop over the workers' finishing times, and a serial server of commits."""
+
+    def __init__(
+        self, coordinator: Coordinator, service: Sequence[Callable[[], float]], commit: Callable[[], float]
+    ) -> None:
         self.coordinator = coordinator
         self.service = service
+        self.commit = commit
         self.events: list[tuple[float, int, int]] = []  # (finishing time, order of beginning, worker)
         self.began = [0.0] * len(service)
         self.num_begun = 0
@@ -168,14 +196,17 @@ class VirtualClock:
         workers, reads, begins, ends, times = [], [], [], [], []
         group: list[tuple[int, int, float, float]] = []
         waiting: list[int] = []
+        now = 0.0
         for worker in range(num_workers):
-            self.begin(worker, 0.0)
+            self.begin(worker, now)
         while rule.version < num_updates:
-            now, _, worker = heapq.heappop(self.events)
-            if not rule.is_late(worker):
-                group.append((worker, rule.read[worker], self.began[worker], now))
+            end, _, worker = heapq.heappop(self.events)
+            now = max(now, end)  # nobody begins during a commit, so what was ready before its end comes next anyway
+            if not rule.is_late(worker, rule.version):
+                group.append((worker, rule.read[worker], self.began[worker], end))
                 rule.handed_in(worker)
             if len(group) == group_size:
+                now += self.commit()
                 # Under a barrier a group is a set: in the workers' order it is the same however they arrived.
                 for w, r, b, e in sorted(group) if sort else group:
                     workers.append(w)

@@ -35,6 +35,14 @@ SERVICES: dict[str, aj.service.Service] = {
 every_service = pytest.mark.parametrize("service", SERVICES.values(), ids=list(SERVICES))
 
 
+COMMITS: dict[str, aj.service.Service | float] = {
+    "none": 0.0,
+    "short": 0.02,
+    "long": 2.5,
+    "random": aj.service.exponential(0.3),
+}
+
+
 @st.composite
 def disciplines(draw: st.DrawFn, num_workers: int = WORKERS) -> dict[str, Any]:
     """The keyword arguments of any discipline that W workers can follow."""
@@ -98,11 +106,15 @@ def test_waiting_for_the_slowest_of_n_exponential_workers_costs_a_factor_of_h_n(
 
 
 @every_service
-@hypothesis.given(first=st.integers(1, 300), num_workers=st.integers(1, WORKERS))
-@hypothesis.settings(max_examples=8)
-def test_staleness_is_conserved(service: aj.service.Service, first: int, num_workers: int) -> None:
-    """The first K staleness values and the ages of the N jobs in flight at version K sum to (N - 1) K."""
-    schedule = from_service_times(service, first, num_workers, KEY)
+@hypothesis.given(
+    first=st.integers(1, 300), num_workers=st.integers(1, WORKERS), commit=st.sampled_from(list(COMMITS.values()))
+)
+@hypothesis.settings(max_examples=12)
+def test_staleness_is_conserved(
+    service: aj.service.Service, first: int, num_workers: int, commit: aj.service.Service | float
+) -> None:
+    """The first K staleness values and the ages of the N jobs in flight or queue at version K sum to (N - 1) K."""
+    schedule = from_service_times(service, first, num_workers, KEY, commit=commit)
     read = np.zeros(num_workers, int)  # the job in flight read right after the worker's last message, or at the start
     for update, worker in enumerate(schedule.worker.ravel()):
         read[worker] = update + 1
@@ -116,6 +128,80 @@ def test_a_job_in_flight_has_read_right_after_the_workers_last_message(service: 
     for update, (worker, read) in enumerate(zip(schedule.worker.ravel(), schedule.read.ravel(), strict=True)):
         assert read == newest[worker]
         newest[worker] = update + 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Commits that take time
+
+
+@pytest.mark.parametrize("num_workers", [1, 3, 8])
+@pytest.mark.parametrize("commit", [0.0, 0.125, 0.5, 3.0])
+def test_equal_workers_fill_a_constant_server(num_workers: int, commit: float) -> None:
+    """Throughput min(W / (s + c), 1 / c), in turn, staleness W - 1."""
+    schedule = from_service_times(aj.service.constant(1.5), 20 * num_workers, num_workers, KEY, commit=commit)
+    assert schedule.time is not None
+    period = schedule.time[-1] - schedule.time[-1 - num_workers]
+    np.testing.assert_allclose(period, max(1.5 + commit, num_workers * commit), rtol=1e-9)
+    named = aj.schedules.round_robin(20 * num_workers, num_workers)
+    assert_equal((schedule.worker, schedule.read), (named.worker, named.read))
+
+
+@pytest.mark.parametrize("name", ["exponential", "gamma", "constant"])
+@pytest.mark.parametrize(("num_workers", "mean_commit"), [(1, 1.0), (4, 0.2), (8, 0.5)])
+def test_exponential_commits_have_the_throughput_and_the_queue_of_machine_repair(
+    name: str, num_workers: int, mean_commit: float
+) -> None:
+    """X = (1 - p0) / c with 1 / p0 = sum_k N! / (N - k)! (c / s)^k; by Little's law N / X - s seconds from end to
+    commit; whatever the distribution of the service times, of which only the mean s counts."""
+    mean = 2.0
+    service = {"exponential": aj.service.exponential, "gamma": lambda m: aj.service.gamma(4.0, m)}.get(name)
+    model = aj.service.constant(mean) if service is None else service(mean)
+    s = from_service_times(model, 40_000, num_workers, KEY, commit=aj.service.exponential(mean_commit))
+    terms = [np.prod(np.arange(num_workers, num_workers - k, -1)) for k in range(num_workers + 1)]
+    idle = 1 / sum(float(n) * (mean_commit / mean) ** k for k, n in enumerate(terms))
+    expected = (1 - idle) / mean_commit
+    assert s.time is not None
+    assert s.end is not None
+    np.testing.assert_allclose(aj.telemetry.throughput(s), expected, rtol=0.03)
+    np.testing.assert_allclose((s.time - s.end.ravel()).mean(), num_workers / expected - mean, rtol=0.05)
+
+
+@every_service
+def test_a_barrier_pays_for_the_slowest_and_for_the_commit(service: aj.service.Service) -> None:
+    options: dict[str, Any] = {"group_size": WORKERS, "wait": "next_version"}
+    free, paid = (from_service_times(service, 30, WORKERS, KEY, **options, commit=commit) for commit in (0.0, 0.75))
+    assert free.time is not None
+    assert paid.time is not None
+    np.testing.assert_allclose(paid.time, free.time + 0.75 * np.arange(1, 31), rtol=1e-9)
+
+
+@hypothesis.given(
+    discipline=disciplines(), service=st.sampled_from(list(SERVICES.values())), commit=st.sampled_from([0.0, 0.02, 2.5])
+)
+def test_commits_are_serial_and_begin_when_their_messages_are_there(
+    discipline: dict[str, Any], service: aj.service.Service, commit: float
+) -> None:
+    """time[t] = max(time[t - 1], latest end[t]) + commit, first come, first served; nobody reads during a commit."""
+    s = from_service_times(service, 40, WORKERS, KEY, **discipline, commit=commit)
+    assert s.time is not None
+    assert s.begin is not None
+    assert s.end is not None
+    before = np.concatenate([[0.0], s.time[:-1]])
+    np.testing.assert_array_equal(s.time, np.maximum(before, s.end.max(axis=1)) + commit)
+    if discipline.get("wait") != "next_version":
+        assert (np.diff(s.end.ravel()) >= 0).all()
+    if commit:
+        start = s.time - commit
+        assert not ((s.begin[..., None] > start + 1e-9) & (s.begin[..., None] < s.time - 1e-9)).any()
+
+
+def test_the_queue_is_part_of_staleness_once_commits_take_time() -> None:
+    """W equal workers before a server that is never idle: of W - 1 updates of staleness all but those in flight."""
+    schedule = from_service_times(aj.service.constant(1.0), 60, 8, KEY, commit=1.0)
+    in_queue = aj.telemetry.in_queue(schedule)[8:]
+    np.testing.assert_array_equal(schedule.staleness()[8:], 7)
+    assert in_queue.min() >= 6
+    assert aj.telemetry.in_queue(from_service_times(aj.service.constant(1.0), 60, 8, KEY)).max() == 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -162,14 +248,19 @@ def test_a_group_is_committed_when_its_last_message_arrives() -> None:
 
 
 @hypothesis.given(
-    discipline=disciplines(), service=st.sampled_from(list(SERVICES.values())), num_workers=st.integers(1, WORKERS)
+    discipline=disciplines(),
+    service=st.sampled_from(list(SERVICES.values())),
+    num_workers=st.integers(1, WORKERS),
+    commit=st.sampled_from(list(COMMITS.values())),
 )
 @hypothesis.settings(max_examples=100)
-def test_the_clock_is_consistent(discipline: dict[str, Any], service: aj.service.Service, num_workers: int) -> None:
+def test_the_clock_is_consistent(
+    discipline: dict[str, Any], service: aj.service.Service, num_workers: int, commit: aj.service.Service | float
+) -> None:
     """Begin <= end <= commit, a read is the number of commits before it, and the schedule is realizable."""
     if discipline.get("wait") == "next_version":
         num_workers = max(num_workers, discipline["group_size"])
-    s = from_service_times(service, 60, num_workers, KEY, **discipline)
+    s = from_service_times(service, 60, num_workers, KEY, **discipline, commit=commit)
     assert s.time is not None
     assert s.begin is not None
     assert s.end is not None
@@ -187,6 +278,7 @@ def test_a_workers_service_times_depend_neither_on_the_discipline_nor_on_the_oth
     """Common random numbers: worker w's n-th job takes as long in any run with this key."""
     discipline = data.draw(disciplines().filter(lambda d: "wait" not in d))  # late jobs are dropped, and not seen
     num_workers = data.draw(st.integers(2, 2 * WORKERS))
+    commit = data.draw(st.sampled_from(list(COMMITS.values())))
 
     def times(schedule: aj.Schedule) -> np.ndarray:
         assert schedule.begin is not None
@@ -194,7 +286,7 @@ def test_a_workers_service_times_depend_neither_on_the_discipline_nor_on_the_oth
         mine = schedule.worker == 1
         return np.asarray(schedule.end)[mine] - np.asarray(schedule.begin)[mine]
 
-    some = times(from_service_times(SERVICES["lognormal"], 60, num_workers, KEY, **discipline))
+    some = times(from_service_times(SERVICES["lognormal"], 60, num_workers, KEY, **discipline, commit=commit))
     barrier = times(from_service_times(SERVICES["lognormal"], 60, 2, KEY, group_size=2, wait="next_version"))
     common = min(some.size, barrier.size)
     assert common > 0
@@ -432,6 +524,8 @@ ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
         r"group_size=4 with wait='next_version'.* num_workers is 3.*smaller group or wait='never'",
     ),
     "bound of none": (timed_by(one, bound=0), r"bound=0: .* at least 1"),
+    "negative commit": (timed_by(one, commit=-0.5), r"commit=-0\.5: give seconds of at least 0, or a model"),
+    "endless commit": (timed_by(one, commit=np.inf), r"commit=inf: give seconds of at least 0, or a model"),
     "bound and barrier": (timed_by(one, bound=2, wait="next_version"), r"bound and wait='next_version' exclude"),
     "discipline, no worker": (disciplined(0), r"num_workers=0: at least one"),
     "discipline, group": (disciplined(group_size=-1), r"group_size=-1: .* at least one message"),

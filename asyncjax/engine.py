@@ -69,12 +69,14 @@ def not_finite(update: int, workers: Array) -> FloatingPointError:
     )
 
 
-def then(error: BaseException, deliver: Callable[[], None]) -> None:
+def then(
+    error: BaseException, deliver: Callable[[], None], doing: str = "Handing the last chunk to the callback"
+) -> None:
     """Delivers what is left of a failed run. A second failure becomes a note of the first cause."""
     try:
         deliver()
     except Exception as second:
-        error.add_note(f"Handing the last chunk to the callback then failed, too: {second!r}")
+        error.add_note(f"{doing} then failed, too: {second!r}")
 
 
 def check_positive(**arguments: int | float | None) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from asyncjax import schedules, timeline
 from asyncjax.checkpoints import Checkpoints
 from asyncjax.compiling import CompileClock
+from asyncjax.engine import then
 from asyncjax.method import Chunk, State
 from asyncjax.runs import PathLike, Row, check_config, create, read_rows, replace_file, versions
 from asyncjax.schedules import Schedule
@@ -105,7 +106,13 @@ class Recorder:
     def __enter__(self) -> Recorder:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: Any = None, error: BaseException | None = None, traceback: Any = None) -> None:
+        if error is None:
+            self._finish()
+        else:
+            then(error, self._finish, f"Writing the rest to {self.path}")
+
+    def _finish(self) -> None:
         try:
             self.save()
             if self.parts:

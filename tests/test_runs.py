@@ -212,6 +212,20 @@ def test_a_full_disk_stops_the_run_with_its_cause(tmp_path):
     assert runs.load(tmp_path / "run").metrics == {}
 
 
+def test_what_ended_a_run_is_raised_even_where_the_rest_can_not_be_written_either(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    recorder = Recorder(tmp_path / "run", CONFIG)
+    monkeypatch.setattr(recorder, "save", full)
+    with pytest.raises(LookupError, match="no bananas left") as caught, recorder:
+        raise LookupError("no bananas left")
+    assert any("No space left" in note and str(tmp_path / "run") in note for note in caught.value.__notes__)
+    assert recorder.file.closed
+    with pytest.raises(OSError, match="No space left"), Recorder(tmp_path / "other", CONFIG) as recorder:
+        monkeypatch.setattr(recorder, "save", full)
+
+
 WRITER = """
 import sys
 sys.path.insert(0, {tests!r})

@@ -66,9 +66,9 @@ class Coordinator:
             return self.version > self.read[worker]
         return self.discipline.bound is None or self.clock[worker] + 1 - self.slowest <= self.discipline.bound
 
-    def is_late(self, worker: int) -> bool:
-        """Whether the message of this worker has to be dropped."""
-        return self.discipline.wait == "next_version" and self.read[worker] < self.version
+    def is_late(self, worker: int, version: int) -> bool:
+        """Whether the message of this worker has to be dropped: all messages of this version are there already."""
+        return self.discipline.wait == "next_version" and self.read[worker] < version
 
     def handed_in(self, worker: int) -> None:
         """Counts a message that was accepted."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from asyncjax.discipline import Coordinator, Discipline, Wait
 from asyncjax.engine import check_positive, concatenate_metrics, not_finite, starting_state, then
-from asyncjax.host import Device, HostProgram, Job, Log, cached_host_program
+from asyncjax.host import Applied, Device, HostProgram, Job, Log, View, cached_host_program
 from asyncjax.method import Chunk, Method, Metrics, Result, State
 from asyncjax.packing import Packed
 from asyncjax.schedules import Schedule, concatenate
@@ -56,7 +56,8 @@ def run_threads(
       publication: "atomic", or "leaf": leaf by leaf, so that readers may see torn views, which
         are recorded as such.
       service: artificial service times: a job then takes at least that many seconds.
-      devices: where the workers run, round robin; the buffer lives on the first. All local ones by default.
+      devices: where the workers run, round robin; the buffer lives on the first, or where `data_parallel` has put
+        it. All local ones by default.
       timeout: seconds that one job may take before the run is given up.
       state: where to continue, from an earlier run's callback.
       callback: called in this thread with a `Chunk` after about every `chunk_size` updates, and with
@@ -103,8 +104,9 @@ def run_threads(
 class Team:
     """The workers and what they share. `cluster.RemoteTeam` has other processes do their jobs.
 
-    `commit_lock` guards the buffer's writer side, the coordinator's counts, the current group and the log.
-    Readers take no lock: they pick up pointers to immutable arrays.
+    `commit_lock` guards the coordinator's counts, the groups, the state and the log, and is held for moving pointers
+    only; `writer_lock` is held by the one who computes updates. Readers take no lock: they pick up pointers to
+    immutable arrays.
     """
 
     def __init__(
@@ -120,9 +122,9 @@ class Team:
         self.program, self.coordinator, self.service = program, coordinator, service
         self.num_updates, self.check_finite = num_updates, check_finite
         num_workers = program.packed.num_workers
-        self.home = devices[0]
+        self.home = program.home(devices[0])
         self.device_of = [devices[w % len(devices)] for w in range(num_workers)]
-        self.single_device = len(set(self.device_of)) == 1
+        self.single_device = len({self.home, *self.device_of}) == 1
         self.apply = program.apply_on(self.home)
         self.work_of = [program.work_on(device) for device in self.device_of]
 
@@ -132,11 +134,14 @@ class Team:
         self.published = [(state.update, part) for part in jax.device_put(view, self.home)]
         self.local: list[Packed] = [jax.device_put(x, d) for x, d in zip(local, self.device_of, strict=True)]
         self.group: list[Job] = []
+        self.complete: list[list[Job]] = []  # groups that wait for their update
+        self.claimed = state.update  # the version that the last complete group leads to
         self.log = Log(program)
         self.finite = True
         self.taken: tuple[Log, Any] | None = None
 
         self.commit_lock = threading.Lock()
+        self.writer_lock = threading.Lock()
         self.turn = threading.Condition()  # told when a waiting worker may have its turn
         self.wake = threading.Event()  # tells the caller's thread that there is something to do
         self.stopping = threading.Event()
@@ -284,49 +289,81 @@ class Team:
         return None if self.stopping.is_set() else Job(worker, read, view, worked, begin, self._now())
 
     def _hand_in(self, job: Job) -> bool:
-        """Adds a message to the current group, and commits the group when it is complete.
+        """Adds a message to the current group, and sees to it that a complete group is committed.
 
         Returns False for a message that came too late and is dropped.
         """
         rule = self.coordinator
         with self.commit_lock:
-            if self.stopping.is_set():
+            if self.stopping.is_set() or self.claimed == self.num_updates:
                 return False
-            accepted = not rule.is_late(job.worker)
+            accepted = not rule.is_late(job.worker, self.claimed)
             if accepted:
                 rule.handed_in(job.worker)
                 self.group.append(job)
             if len(self.group) == rule.discipline.group_size:
-                self._commit()
+                self.complete.append(self.group)
+                self.group = []
+                self.claimed += 1
+            behind = rule.version < self.claimed
+        if behind:  # a worker's next read sees every update that was due when it handed in
+            with self.writer_lock:
+                try:
+                    self._commit()
+                except BaseException:
+                    self.stopping.set()  # before anyone else gets the lock: nothing is built on a failed update
+                    raise
         if rule.discipline.wait != "never" or rule.discipline.bound is not None:
             with self.turn:
                 self.turn.notify_all()
         return accepted
 
     def _commit(self) -> None:
-        """Applies the group and publishes the new version. The caller holds the commit lock."""
-        rule, update = self.coordinator, self.coordinator.version
-        group, self.group = self.group, []
-        if rule.discipline.wait == "next_version":  # then a group is a set: its order should not depend on arrival
-            group.sort(key=lambda job: job.worker)
-        staleness = np.array([update - min(job.read) for job in group], np.int32)
-        applied = self.apply(
-            self.shared, tuple(job.worked.message for job in group), tuple(job.view for job in group), staleness
-        )
-        jax.block_until_ready(applied)  # a version that is not there yet is not a version
-        self.shared = applied.shared
-        for part, array in enumerate(applied.view):
-            self.published[part] = (update + 1, array)
-            if len(applied.view) > 1:
-                time.sleep(0)  # lets readers in between the leaves
-        for job in group:
-            self.local[job.worker] = job.worked.local
-        self.log.append(group, applied.metrics, self._now())
-        rule.version = update + 1
-        if self.check_finite and not bool(applied.finite):
+        """Applies all groups that wait, one after the other, and publishes the version that they lead to.
+
+        The caller holds the writer's lock. Whoever comes while it is taken leaves its group to the next holder: the
+        device's queue, in which an update stands behind other workers' jobs, is then waited for once and not once each.
+        """
+        with self.commit_lock:
+            groups, self.complete = self.complete, []
+        if not groups or self.stopping.is_set():
+            return  # another worker has done it
+        update, shared, done = self.coordinator.version, self.shared, []
+        for group in groups:
+            if self.coordinator.discipline.wait == "next_version":  # a set: its order should not depend on arrival
+                group.sort(key=lambda job: job.worker)
+            staleness = np.array([update - min(job.read) for job in group], np.int32)
+            messages, views = tuple(job.worked.message for job in group), tuple(job.view for job in group)
+            applied = self.apply(shared, messages, views, staleness)
+            update, shared = update + 1, applied.shared
+            done.append((group, applied))
+        jax.block_until_ready(done[-1][1])  # a version that is not there yet is not a version
+        finite = [not self.check_finite or bool(applied.finite) for _, applied in done]
+        if not all(finite):  # what came after it is dropped
+            done = done[: finite.index(False) + 1]
             self.finite = False
-            raise not_finite(update, np.array([job.worker for job in group]))
-        if rule.version == self.num_updates:
+        self._publish(done[-1][1].view, self.coordinator.version + len(done))
+        self._record(done)
+        if not self.finite:
+            raise not_finite(self.coordinator.version - 1, np.array([job.worker for job in done[-1][0]]))
+        if update == self.num_updates:
             self.stopping.set()
-        if rule.version >= min(self.next_wake, self.num_updates):
+        if update >= min(self.next_wake, self.num_updates):
             self.wake.set()
+
+    def _publish(self, view: View, version: int) -> None:
+        """Swaps the pointers of the buffer."""
+        for part, array in enumerate(view):
+            self.published[part] = (version, array)
+            if len(view) > 1:
+                time.sleep(0)  # lets readers in between the leaves
+
+    def _record(self, done: list[tuple[list[Job], Applied]]) -> None:
+        """Takes over what the updates gave. The version is counted up last: who sees it finds it in the buffer."""
+        with self.commit_lock:
+            for group, applied in done:
+                self.shared = applied.shared
+                for job in group:
+                    self.local[job.worker] = job.worked.local
+                self.log.append(group, applied.metrics, self._now())
+                self.coordinator.version += 1

@@ -17,6 +17,7 @@ from asyncjax import (
     telemetry,
 )
 from asyncjax.cluster import run_ray
+from asyncjax.data_parallel import data_parallel
 from asyncjax.discipline import Discipline
 from asyncjax.emulate import emulate
 from asyncjax.environment import Environment, make_env
@@ -66,6 +67,7 @@ __all__ = [
     "a3c",
     "animation",
     "corrections",
+    "data_parallel",
     "elastic_averaging",
     "emulate",
     "evaluate",

@@ -13,12 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from asyncjax.data_parallel import Placement
 from asyncjax.exact import isolated
 from asyncjax.method import Method, Metrics, Stale, State
 from asyncjax.packing import Packed, PackedMethod, Packer, all_finite, merge_metrics
 from asyncjax.schedules import Schedule
 
 Device = Any  # jax.Device, which type checkers take for a variable
+Place = Any  # a Device, or a sharding over several
 View = list[Packed]  # one packed tree for each separately read part
 
 
@@ -53,33 +55,39 @@ class Job(NamedTuple):
 class HostProgram:
     """`work` and `apply` of a method as two executables over packed arrays."""
 
-    def __init__(self, packed: PackedMethod, group_size: int) -> None:
-        self.packed, self.group_size = packed, group_size
+    def __init__(self, packed: PackedMethod, group_size: int, placement: Placement | None = None) -> None:
+        self.packed, self.group_size, self.placement = packed, group_size, placement
         view = jax.tree.map(lambda x: jax.ShapeDtypeStruct((group_size, *x.shape), x.dtype), packed.view_like)
         stale = Stale(view, jax.ShapeDtypeStruct((group_size,), jnp.int32))
         apply_metrics = jax.eval_shape(packed.apply, packed.shared.like(), packed.message.like(group_size), stale)[1]
         merge_metrics(packed.work_metrics, apply_metrics)  # raises where the two share a name
         self.work_metrics, self.apply_metrics = Packer.of(packed.work_metrics), Packer.of(apply_metrics)
-        self._executables: dict[tuple[str, Device], Any] = {}
+        self._executables: dict[tuple[str, Place], Any] = {}
         self.load = jax.jit(self._load)
         self._unload = jax.jit(self._unpack_state)
         self._unload_view = jax.jit(packed.unpack_view)
+
+    def home(self, device: Device) -> Place:
+        """Where the buffer and `apply` are: on this device, unless the method has a place for them."""
+        return device if self.placement is None else self.placement.home()
 
     def work_on(self, device: Device) -> Any:
         """The executable (View, Packed local) -> Worked, for one device."""
         return self._compiled("work", device, self._work, lambda: (self._view_like(), self._local_like()))
 
-    def apply_on(self, device: Device) -> Any:
-        """The executable (shared, G messages, G views, Int[G] staleness) -> Applied, for one device."""
-        return self._compiled("apply", device, self._apply, self._apply_likes)
+    def apply_on(self, place: Place) -> Any:
+        """The executable (shared, G messages, G views, Int[G] staleness) -> Applied, for what `home` gave."""
+        return self._compiled("apply", place, self._apply, self._apply_likes)
 
-    def _compiled(self, name: str, device: Device, function: Any, likes: Callable[[], tuple[Any, ...]]) -> Any:
+    def _compiled(self, name: str, place: Place, function: Any, likes: Callable[[], tuple[Any, ...]]) -> Any:
         """Compiled ahead of time, so that no worker is timed while it compiles."""
-        if (name, device) not in self._executables:
-            place = jax.sharding.SingleDeviceSharding(device)
-            placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), likes())
-            self._executables[name, device] = jax.jit(function).lower(*placed).compile()
-        return self._executables[name, device]
+        if (name, place) not in self._executables:
+            one = not isinstance(place, jax.sharding.Sharding)
+            sharding = jax.sharding.SingleDeviceSharding(place) if one else place
+            placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), likes())
+            compiled = jax.jit(function, out_shardings=None if one else sharding).lower(*placed).compile()
+            self._executables[name, place] = compiled
+        return self._executables[name, place]
 
     def _apply_likes(self) -> tuple[Any, ...]:
         messages = (jax.eval_shape(self._work, self._view_like(), self._local_like()).message,) * self.group_size
@@ -102,6 +110,8 @@ class HostProgram:
     def _apply(self, shared: Packed, messages: Any, views: Any, staleness: jax.Array) -> Applied:
         packed = self.packed
         group = packed.message.unpack(jax.tree.map(lambda *rows: jnp.stack(rows), *messages))
+        if self.placement is not None:
+            group = self.placement.divide(group)
         stale = Stale(packed.unpack_view(jax.tree.map(lambda *rows: jnp.stack(rows), *views)), staleness)
         new, metrics = isolated(packed.apply, staleness[0] > 0, packed.shared.unpack(shared), group, stale)
         view = packed.view(new)
@@ -131,7 +141,7 @@ class HostProgram:
 @lru_cache(maxsize=128)
 def cached_host_program(method: Method, num_workers: int, group_size: int, parts: tuple[int, ...]) -> HostProgram:
     """One program per method, so that a replay calls the very executables of the run that it repeats."""
-    return HostProgram(PackedMethod(method, num_workers, parts), group_size)
+    return HostProgram(PackedMethod(method, num_workers, parts), group_size, method.placement)
 
 
 class Log:

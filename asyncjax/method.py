@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 
 if TYPE_CHECKING:
+    from asyncjax.data_parallel import Placement
     from asyncjax.schedules import Schedule
 
 PyTree = Any
@@ -73,6 +74,7 @@ class Method(NamedTuple):
       apply: (Shared, Messages, Stale) -> (Shared, Metrics), the only writer; Messages has a leading axis G.
       policy: how the method acts, for evaluation; None where there is no policy.
       halves: `work` as sample, then gradient, for telemetry; None where it has no such halves.
+      placement: the devices of `apply`, from `data_parallel`; None lets the engine choose one.
     """
 
     init: Callable[[jax.Array, int], tuple[PyTree, PyTree]]
@@ -81,6 +83,7 @@ class Method(NamedTuple):
     apply: Callable[[PyTree, PyTree, Stale], tuple[PyTree, Metrics]]
     policy: Policy | None = None
     halves: Halves | None = None
+    placement: Placement | None = None
 
 
 class State(NamedTuple):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 
 from asyncjax.engine import check_positive, chunks, concatenate_metrics, not_finite, starting_state, then
-from asyncjax.host import HostProgram, Job, Log, View, cached_host_program
+from asyncjax.host import HostProgram, Job, Log, Place, View, cached_host_program
 from asyncjax.method import Chunk, Method, Result, State
 from asyncjax.packing import Packed
 from asyncjax.schedules import Schedule, check, cut
@@ -91,13 +92,15 @@ class _Replay:
         self.program, self.schedule, self.done, self.time = program, schedule, state.update, state.time
         self.read, self.staleness = stack_reads(schedule.read).tolist(), np.asarray(schedule.staleness(), np.int32)
         self.last_use = last_use(stack_reads(schedule.read))
-        self.shared: Packed
+        self.device = jax.devices()[0]
+        self.home = program.home(self.device)
+        self.work, self.apply = program.work_on(self.device), program.apply_on(self.home)
+        views = {version: program.packed.pack_view(view) for version, view in state.views.items()}
         self.local: list[Packed]
-        self.shared, view, self.local = program.load(state.shared, state.local)
-        self.views: dict[int, View] = {v: program.packed.pack_view(old) for v, old in state.views.items()}
-        self.views[state.update] = view
-        device = jax.devices()[0]
-        self.work, self.apply = program.work_on(device), program.apply_on(device)
+        self.views: dict[int, View]
+        shared, view, self.local = jax.device_put(program.load(state.shared, state.local), self.device)
+        self.views = {**jax.device_put(views, self.device), state.update: view}
+        self.shared: Packed = self._move(shared, self.home)
         self.log = Log(program)
 
     def update(self, t: int) -> bool:
@@ -108,10 +111,9 @@ class _Replay:
         except BaseException:
             self.local = before  # the jobs of an update count when all of them are done
             raise
-        applied = self.apply(
-            self.shared, tuple(j.worked.message for j in group), tuple(j.view for j in group), self.staleness[t]
-        )
-        self.shared, self.views[t + 1] = applied.shared, applied.view
+        inputs = tuple(j.worked.message for j in group), tuple(j.view for j in group)
+        applied = self.apply(self.shared, *self._move(inputs, self.home), self.staleness[t])
+        self.shared, self.views[t + 1] = applied.shared, self._move(applied.view, self.device)
         for version in {version for job in group for version in job.read} | {t}:
             if self.last_use[version] <= t and version <= t:
                 self.views.pop(version, None)
@@ -132,6 +134,11 @@ class _Replay:
         self.local[worker] = worked.local
         return Job(worker, read, view, worked)
 
+    def _move(self, tree: Any, place: Place) -> Any:
+        """Between the device of the workers and that of the learner, where they are not one."""
+        return tree if self.home == self.device else jax.device_put(tree, place)
+
     def state(self) -> State:
         older = {version: view for version, view in self.views.items() if version != self.done}
-        return self.program.unload(self.done, self.shared, self.local, older, self.time)
+        shared = self._move(self.shared, self.device)
+        return self.program.unload(self.done, shared, self.local, older, self.time)

@@ -1,0 +1,157 @@
+"""What asynchrony costs as the work grows: seconds per step against workers, environments, parameters and updates.
+
+    python experiments/cost.py
+    python experiments/cost.py --quick
+
+A3C on CartPole-v1, emulated. Only one size grows at a time; the times are medians of interleaved runs, compiled before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import figure
+import jax
+import numpy as np
+from figure import Arrays
+
+import asyncjax as aj
+from asyncjax.networks import MLP, ActorCritic
+from asyncjax.panels import COLOURS, COLUMN, new_figure
+
+
+class Size(NamedTuple):
+    """One point of the figure."""
+
+    workers: int = 16
+    envs: int = 16
+    hidden: int = 64
+    updates: int = 256
+    unroll: int = 10
+
+    @property
+    def steps(self) -> int:
+        """Environment steps of the run."""
+        return self.updates * self.envs * self.unroll
+
+
+def steps_alike(*sizes: Size, steps: int = 80_000) -> list[Size]:
+    """The sizes, each with the updates that make about as many environment steps, in whole rounds of the workers."""
+    return [
+        size._replace(updates=size.workers * max(1, steps // (size.steps // size.updates * size.workers)))
+        for size in sizes
+    ]
+
+
+SIZES = {
+    "workers": steps_alike(*(Size(workers=w, envs=1) for w in (1, 4, 16, 64, 256, 1024))),
+    "environments": steps_alike(*(Size(envs=e) for e in (1, 4, 16, 64, 256, 1024))),
+    "parameters": [
+        Size(workers=4, envs=4, hidden=h, updates=u)
+        for h, u in ((16, 512), (64, 512), (220, 256), (700, 64), (2230, 16))
+    ],
+    "updates": [Size(envs=1, unroll=1, updates=10**u) for u in (3, 4, 5, 6)],
+}
+SMALL = {name: sizes[:2] for name, sizes in SIZES.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """What to measure."""
+
+    axes: tuple[str, ...] = tuple(SIZES)
+    """What grows: workers, environments, parameters, updates."""
+    repeats: int = 5
+    """Timed runs of each size, in turns; the median counts."""
+    results: Path = Path("results")
+    """Folder for the data and the picture."""
+    quick: bool = False
+    """The two smallest numbers of workers and of updates, once."""
+    redraw: bool = False
+    """Draw and report the data of an earlier run, without running anything."""
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache directory, so that the next start is quicker."""
+
+
+def run(args: Args) -> Arrays:
+    """What grew, by axis, and "AXIS, seconds" of a step, Float[repeats, sizes, 2]: round robin, exponential times."""
+    arrays: Arrays = {}
+    for axis in args.axes:
+        sizes = (SMALL if args.quick else SIZES)[axis]
+        programs = [program(size, service) for size in sizes for service in (None, aj.service.exponential())]
+        seconds = [[one() for one in programs] for _ in range(1 + args.repeats)][1:]
+        shape = (args.repeats, len(sizes), 2)
+        steps = np.array([size.steps for size in sizes])[:, None]
+        arrays[f"{axis}, seconds"] = np.array(seconds).reshape(shape) / steps
+        arrays[axis] = np.array([grown(axis, size) for size in sizes])
+        print(f"{axis}: {np.median(arrays[f'{axis}, seconds'], 0)[:, 0] * 1e6} us per step", flush=True)
+    return arrays
+
+
+def grown(axis: str, size: Size) -> int:
+    """The number on the axis."""
+    if axis != "parameters":
+        return {"workers": size.workers, "environments": size.envs, "updates": size.updates}[axis]
+    shared, _ = jax.eval_shape(lambda key: method(size).init(key, 1), figure.key())
+    return sum(x.size for x in jax.tree.leaves(shared.params))
+
+
+def method(size: Size) -> aj.Method:
+    """A3C of this size."""
+    hidden = (size.hidden, size.hidden)
+    network = ActorCritic(2, MLP(hidden), MLP(hidden))
+    return aj.a3c("CartPole-v1", network=network, num_envs=size.envs, unroll_length=size.unroll)
+
+
+def program(size: Size, service: Any) -> Callable[[], float]:
+    """A function that runs the size and returns the seconds that it took."""
+    key, one = figure.key(), method(size)
+    schedule = aj.schedules.round_robin(size.updates, size.workers)
+    if service is not None:
+        schedule = aj.schedules.from_service_times(service, size.updates, size.workers, key)
+
+    def timed() -> float:
+        start = time.perf_counter()
+        jax.block_until_ready(aj.emulate(one, schedule, key, num_workers=size.workers).shared)
+        return time.perf_counter() - start
+
+    return timed
+
+
+def plot(arrays: Arrays) -> Any:
+    """Microseconds per environment step, both axes logarithmic; a panel for each thing that grows."""
+    names = [name for name in SIZES if name in arrays]
+    picture, panels = new_figure(2, 2, (2 * COLUMN[0], 1.7 * COLUMN[1]))
+    for axes, name in zip(panels.flat, names, strict=False):
+        seconds = 1e6 * arrays[f"{name}, seconds"]
+        for i, label in enumerate(("round robin", "exponential times")):
+            low, middle, high = np.quantile(seconds[..., i], (0, 0.5, 1), axis=0)
+            axes.plot(arrays[name], middle, "os"[i] + "-", color=COLOURS[i], label=label, markersize=3, linewidth=1.2)
+            axes.fill_between(arrays[name], low, high, color=COLOURS[i], alpha=0.2, linewidth=0)
+        axes.set(xscale="log", yscale="log", xlabel=name, ylabel="µs per environment step")
+    panels.flat[0].legend(fontsize=7, frameon=False)
+    return picture
+
+
+def report(arrays: Arrays) -> str:
+    """Median microseconds per step, and how they grow from one size to the next: below 1 is less than linear."""
+    rows = []
+    for name in (name for name in SIZES if name in arrays):
+        size, micro = arrays[name], 1e6 * np.median(arrays[f"{name}, seconds"], 0)
+        for i, label in enumerate(("round robin", "exponential")):
+            slope = np.diff(np.log(micro[:, i])) / np.diff(np.log(size))
+            rows += [
+                [name, label, f"{n:,}", f"{x:.3g}", "" if j == 0 else f"{slope[j - 1]:+.2f}"]
+                for j, (n, x) in enumerate(zip(size, micro[:, i], strict=True))
+            ]
+    return figure.table(["grows", "schedule", "size", "µs per step", "slope"], rows)
+
+
+if __name__ == "__main__":
+    import tyro
+
+    figure.command("cost", tyro.cli(Args, description=__doc__), {"repeats": 1, "axes": ("workers", "updates")}, run, plot, report)

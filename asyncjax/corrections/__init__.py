@@ -20,10 +20,10 @@ from asyncjax.corrections.compensation import (
     delay_compensation,
     gap_aware,
 )
+from asyncjax.corrections.dropping import drop_stale, ringmaster
 from asyncjax.corrections.look_ahead import dana_slim, dana_zero, predict_weights
 from asyncjax.corrections.scaling import (
     delay_adaptive,
-    drop_stale,
     hinge,
     pipemare,
     polynomial,
@@ -45,6 +45,7 @@ __all__ = [
     "pipemare",
     "polynomial",
     "predict_weights",
+    "ringmaster",
     "scale_by",
     "scale_by_effective_sample_size",
     "scale_by_staleness",

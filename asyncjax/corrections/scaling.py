@@ -1,9 +1,8 @@
-"""Corrections that scale a message by what is known about its age, or drop it."""
+"""Corrections that scale a message by what is known about its age."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -11,7 +10,6 @@ import jax.numpy as jnp
 import optax
 
 from asyncjax.corrections.per_message import Message, Number, at_least, like, number, per_message
-from asyncjax.exact import apart
 from asyncjax.method import PyTree
 
 Factor = Callable[[jax.Array], jax.Array]
@@ -106,45 +104,6 @@ def pipemare(num_messages: int | jax.Array) -> optax.GradientTransformationExtra
         return scaled(message.gradient, 1 / jnp.maximum(message.staleness, 1) ** power), count + 1
 
     return per_message("pipemare", lambda params: jnp.zeros((), jnp.int32), update)
-
-
-def drop_stale(
-    bound: Number, inner: optax.GradientTransformation | None = None
-) -> optax.GradientTransformationExtraArgs:
-    """Messages with tau >= bound are dropped: zero updates come out, and the inner transformation stays as it was.
-
-    Args:
-      bound: R; infinity drops nothing, 1 takes fresh messages only. At least 1.
-      inner: what the messages that are taken go through, as a whole optimizer; None passes them on. Only what is inside
-        is protected: momentum outside goes on moving the parameters.
-
-    Raises:
-      ValueError: a bound below 1, with which nothing would ever be learned.
-
-    Example:
-      >>> import jax, optax, asyncjax as aj
-      >>> method = aj.sgd(lambda w: 0.5 * w**2, 1.0, optimizer=aj.corrections.drop_stale(3, optax.adam(0.1)))
-      >>> result = aj.emulate(method, aj.schedules.fixed_delay(50, delay=3), jax.random.key(0))
-      >>> bool(result.shared.opt_state[0].count == 3)  # only the first three messages were young enough
-      True
-
-    Source: Maranjyan et al., Ringmaster ASGD (2025). There a dropped message makes no new version, so delays count only
-    the updates that were taken; here a schedule's version counts dropped ones, too, and the same R drops more.
-    """
-    at_least(1, bound=bound)
-    transformation = optax.with_extra_args_support(optax.identity() if inner is None else inner)
-
-    def update(updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any) -> tuple[PyTree, PyTree]:
-        tau: Any = age.update(updates, (), params, **extra)[1]
-        fresh, new_state = transformation.update(updates, state, params, **extra)
-
-        def choose(new: PyTree, old: PyTree) -> PyTree:
-            return jax.tree.map(partial(jnp.where, tau < number(bound)), new, old)
-
-        return apart(choose, tau >= 0, (fresh, new_state), (jax.tree.map(jnp.zeros_like, fresh), state))
-
-    age = per_message("drop_stale", lambda params: (), lambda message, _: (message.gradient, message.staleness))
-    return optax.GradientTransformationExtraArgs(transformation.init, update)  # pyright: ignore[reportArgumentType]
 
 
 def scale_by_effective_sample_size(power: Number = 0.5) -> optax.GradientTransformationExtraArgs:

@@ -31,54 +31,96 @@ class Args:
     """Threaded runs, each with a seed of its own."""
     seeds: int = 10
     """Emulated runs."""
+    num_envs: int = 16
+    """Environments of a worker."""
+    unroll_length: int = 5
+    """Steps per message."""
     per_worker: bool = False
     """A service model for every worker instead of one for all."""
+    reuse: bool = False
+    """Take the threaded runs that an earlier command with equal arguments kept in the results."""
     quick: bool = False
     """Two records and three seeds of 100 updates."""
     results: Path = Path("results")
     """Folder for the picture."""
 
 
-def main(args: Args) -> dict[str, fidelity.Comparison]:
-    """Records, fits, emulates, tests, draws."""
+def main(args: Args) -> dict[str, dict[str, fidelity.Comparison]]:
+    """Records, fits, emulates, tests, draws; tests[model][quantity]."""
     if args.quick:
         args = dataclasses.replace(args, num_updates=100, records=2, seeds=3)
-    method = aj.a3c(args.env)
-    size: dict[str, Any] = {"num_workers": args.num_workers, "num_updates": args.num_updates}
-    recorded = [aj.run_threads(method, jax.random.key(seed), **size) for seed in range(args.records)]
-    model = fidelity.fit(recorded[0][1], per_worker=args.per_worker)
-    report(recorded[0][1], model)
-    emulated = []
-    for seed in range(args.records, args.records + args.seeds):
-        key = jax.random.key(seed)
-        schedule = aj.schedules.from_service_times(
-            model, args.num_updates, args.num_workers, jax.random.fold_in(key, 1)
-        )
-        emulated.append((aj.emulate(method, schedule, key, num_workers=args.num_workers), schedule))
-    sides = {"threads": recorded, "emulated": emulated}
-    values = {
-        "staleness": {name: [s.staleness() for _, s in runs] for name, runs in sides.items()},
-        "return": {name: [returns(r) for r, _ in runs] for name, runs in sides.items()},
-    }
-    tests = {name: fidelity.compare(*of_sides.values()) for name, of_sides in values.items()}
-    print(f"{'':12} {'threads':>9} {'emulated':>9} {'distance':>9} {'p':>7}")
-    for name, test in tests.items():
-        means = [np.mean(np.concatenate([np.ravel(x) for x in runs])) for runs in values[name].values()]
-        print(f"{name:12} {means[0]:9.3f} {means[1]:9.3f} {test.distance:9.3f} {test.p_value:7.3f}")
     args.results.mkdir(parents=True, exist_ok=True)
+    method = aj.a3c(args.env, num_envs=args.num_envs, unroll_length=args.unroll_length)
+    runs = {"threads": [record(args, method, seed) for seed in range(args.records)]}
+    for name, times in models(args, runs["threads"][0][0]).items():
+        runs[name] = [emulated(args, method, times, args.records + seed) for seed in range(args.seeds)]
+    schedules = {name: [schedule for schedule, _ in of] for name, of in runs.items()}
+    earned = {name: [values for _, values in of] for name, of in runs.items()}
+    staleness = {name: [s.staleness() for s in of_name] for name, of_name in schedules.items()}
+    values = {"staleness": staleness, "return": earned}
+    tests = {name: test(name, values) for name in staleness if name != "threads"}
+    print(table(schedules, values, tests))
     draw(values, tests).savefig(args.results / "fidelity.png")
     print(args.results / "fidelity.png")
     return tests
 
 
-def report(schedule: aj.Schedule, model: aj.service.Service) -> None:
-    """The fits of all jobs together, and which model was chosen."""
-    for one in fidelity.fits(fidelity.service_times(schedule)).values():
-        known = {name: round(float(x), 6) for name, x in one.parameters.items() if np.ndim(x) == 0}
-        print(f"{one.family:12} log-likelihood {one.log_likelihood:9.3f}  distance {one.distance:.3f}  {known}")
-    of_workers = telemetry.workers(schedule)
-    share = float(np.nansum(of_workers.idle) / np.nansum(of_workers.busy + of_workers.idle))
-    print(f"chosen: {model.name}; idle share {share:.3f}; staleness in queue {np.nanmean(of_workers.in_queue):.3f}")
+Run = tuple[aj.Schedule, np.ndarray]  # and the returns
+
+
+def record(args: Args, method: aj.Method, seed: int) -> Run:
+    """A run on threads, kept in the results."""
+    schedule_path, returns_path = (args.results / f"threads-{seed}.{ext}" for ext in ("npz", "npy"))
+    if not args.reuse:
+        size: dict[str, Any] = {"num_workers": args.num_workers, "num_updates": args.num_updates}
+        result, schedule = aj.run_threads(method, jax.random.key(seed), **size)
+        aj.schedules.save(schedule, schedule_path)
+        np.save(returns_path, returns(result))
+    return aj.schedules.load(schedule_path), np.load(returns_path)
+
+
+def models(args: Args, schedule: aj.Schedule) -> dict[str, dict[str, Any]]:
+    """How to emulate: arguments of `from_service_times` by name; and prints what was fitted."""
+    jobs = fidelity.fit(schedule, per_worker=args.per_worker)
+    commit = fidelity.fit_commit(schedule)
+    for what, times in {"jobs": fidelity.service_times(schedule), "updates": fidelity.commit_times(schedule)}.items():
+        print(f"{what}: mean {times.mean():.2e} s, {np.sum(times <= 0)} of {times.size} took no time")
+        for one in fidelity.fits(times[times > 0]).values():
+            known = {name: round(float(x), 6) for name, x in one.parameters.items() if np.ndim(x) == 0}
+            print(f"  {one.family:12} log-likelihood {one.log_likelihood:9.3f}  distance {one.distance:.3f}  {known}")
+    print(f"chosen: {jobs.name}; {commit.name}")
+    return {"jobs alone": {"service": jobs}, "jobs and updates": {"service": jobs, "commit": commit}}
+
+
+def emulated(args: Args, method: aj.Method, times: dict[str, Any], seed: int) -> Run:
+    """A run of the fitted model."""
+    key = jax.random.key(seed)
+    size: dict[str, Any] = {"num_updates": args.num_updates, "num_workers": args.num_workers}
+    schedule = aj.schedules.from_service_times(**times, **size, key=jax.random.fold_in(key, 1))
+    return schedule, returns(aj.emulate(method, schedule, key, num_workers=args.num_workers))
+
+
+def test(name: str, values: dict[str, dict[str, list[np.ndarray]]]) -> dict[str, fidelity.Comparison]:
+    """Of the recorded runs against those of this model, for each quantity."""
+    return {quantity: fidelity.compare(of["threads"], of[name]) for quantity, of in values.items()}
+
+
+def table(
+    schedules: dict[str, list[aj.Schedule]],
+    values: dict[str, dict[str, list[np.ndarray]]],
+    tests: dict[str, dict[str, fidelity.Comparison]],
+) -> str:
+    """Markdown: staleness, the part of it in the queue, return, updates per second; distances and p-values."""
+    head = ["", "staleness", "99 %", "in queue", "updates/s", "distance, p", "return", "distance, p"]
+    lines = [head, ["---"] * len(head)]
+    for name, of_name in schedules.items():
+        staleness, earned = (np.concatenate([np.ravel(x) for x in values[q][name]]) for q in ("staleness", "return"))
+        queue = np.mean([telemetry.in_queue(s).mean() for s in of_name])
+        speed = np.mean([telemetry.throughput(s) for s in of_name])
+        told = [f"{t.distance:.2f}, {t.p_value:.3f}" for t in tests[name].values()] if name in tests else ["", ""]
+        numbers = [f"{staleness.mean():.2f}", f"{np.quantile(staleness, 0.99):.0f}", f"{queue:.2f}", f"{speed:.0f}"]
+        lines.append([name, *numbers, told[0], f"{earned.mean():.1f}", told[1]])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def returns(result: aj.Result) -> np.ndarray:
@@ -87,18 +129,20 @@ def returns(result: aj.Result) -> np.ndarray:
     return total[episodes > 0] / episodes[episodes > 0]
 
 
-def draw(values: dict[str, dict[str, list[np.ndarray]]], tests: dict[str, fidelity.Comparison]) -> Any:
+def draw(values: dict[str, dict[str, list[np.ndarray]]], tests: dict[str, dict[str, fidelity.Comparison]]) -> Any:
     """Distribution functions, a line for every run."""
     figure, axes = panels.new_figure(1, 2, size=(2 * panels.COLUMN[0], panels.COLUMN[1]))
     for ax, (quantity, of_sides) in zip(axes.ravel(), values.items(), strict=True):
-        for (side, runs), colour in zip(of_sides.items(), panels.cycle(2), strict=True):
+        for (side, runs), colour in zip(of_sides.items(), panels.cycle(len(of_sides)), strict=True):
+            label = f"{side}, p = {tests[side][quantity].p_value:.2g}" if side in tests else side
             for i, run in enumerate(runs):
-                x = np.sort(np.ravel(run))
-                label = side if i == 0 else None
-                ax.step(x, np.arange(1, x.size + 1) / x.size, where="post", color=colour, linewidth=0.7, label=label)
-        ax.set_xlabel(f"{quantity} (p = {tests[quantity].p_value:.2g})")
+                x, share = np.unique(np.ravel(run), return_counts=True)
+                ax.step(x, share.cumsum() / share.sum(), where="post", color=colour, linewidth=0.7,
+                        label=None if i else label)  # fmt: skip
+        ax.set_xlabel(quantity)
         ax.set_ylabel("share of messages" if quantity == "staleness" else "share of segments")
         ax.legend(frameon=False, fontsize=7)
+    axes.ravel()[0].set_xlim(-1, 40)
     return figure
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 import asyncjax as aj
 from asyncjax import fidelity
@@ -46,9 +48,9 @@ def test_a_fit_for_each_worker_keeps_the_slow_one_slow() -> None:
     assert aj.telemetry.workers(pooled).mean[2] < 0.5 * aj.telemetry.workers(record).mean[2]
 
 
-def staleness(service: Any, first: int) -> list[np.ndarray]:
+def staleness(service: Any, first: int, **commit: Any) -> list[np.ndarray]:
     keys = jax.random.split(jax.random.key(first), 5)
-    return [np.asarray(aj.schedules.from_service_times(service, 300, 6, key).staleness()) for key in keys]
+    return [np.asarray(aj.schedules.from_service_times(service, 300, 6, key, **commit).staleness()) for key in keys]
 
 
 def test_emulated_staleness_is_told_apart_only_where_it_differs() -> None:
@@ -58,6 +60,37 @@ def test_emulated_staleness_is_told_apart_only_where_it_differs() -> None:
     assert same.p_value > 0.05
     assert other.p_value < 0.02
     assert other.distance > same.distance
+
+
+@hypothesis.given(seconds=st.floats(0.01, 2.0), group_size=st.integers(1, 3), seed=st.integers(0, 99))
+def test_what_an_update_took_is_found_behind_any_queue(seconds: float, group_size: int, seed: int) -> None:
+    service, key = aj.service.exponential(), jax.random.key(seed)
+    record = aj.schedules.from_service_times(service, 40, 4, key, group_size, commit=seconds)
+    np.testing.assert_allclose(fidelity.commit_times(record), seconds, rtol=1e-9)
+    again = aj.schedules.from_service_times(service, 40, 4, key, group_size, commit=fidelity.fit_commit(record))
+    np.testing.assert_allclose(np.asarray(again.time), np.asarray(record.time), rtol=1e-3)
+    np.testing.assert_array_equal(again.read[:20], record.read[:20])
+
+
+def test_updates_that_take_no_time_are_fitted_as_they_are() -> None:
+    record = aj.schedules.from_service_times(aj.service.exponential(), 30, 4, jax.random.key(0))
+    model = fidelity.fit_commit(record)
+    again = aj.schedules.from_service_times(aj.service.exponential(), 30, 4, jax.random.key(0), commit=model)
+    np.testing.assert_array_equal(again.read, record.read)
+    with pytest.raises(ValueError, match="at least two positive times"):
+        fidelity.fit_commit(record, "gamma")
+
+
+def test_a_queue_is_told_from_none_by_staleness_and_reproduced_by_the_fit() -> None:
+    jobs, commit = aj.service.exponential(), aj.service.gamma(9.0, 0.3)
+    queued = staleness(jobs, 0, commit=commit)
+    record = aj.schedules.from_service_times(jobs, 5000, 6, jax.random.key(9), commit=commit)
+    alone = fidelity.compare(queued, staleness(fidelity.fit(record), 1), num_permutations=200)
+    fitted = {"commit": fidelity.fit_commit(record)}
+    both = fidelity.compare(queued, staleness(fidelity.fit(record), 1, **fitted), num_permutations=200)
+    assert alone.p_value < 0.02
+    assert both.p_value > 0.05
+    assert both.distance < 0.5 * alone.distance
 
 
 def test_p_values_are_uniform_under_the_null() -> None:
@@ -76,6 +109,8 @@ def test_bad_input() -> None:
     bare = aj.schedules.round_robin(4, 2)
     with pytest.raises(ValueError, match="no times to fit a model to: record one with run_threads"):
         fidelity.fit(bare)
+    with pytest.raises(ValueError, match="no times to fit a model to: record one with run_threads"):
+        fidelity.fit_commit(bare)
     record = aj.schedules.from_service_times(aj.service.exponential(), 4, 2, jax.random.key(0))
     with pytest.raises(ValueError, match="family='weibull': choose one of exponential"):
         fidelity.fit(record, "weibull")  # type: ignore[arg-type]

@@ -1,0 +1,103 @@
+"""Models of how long a recorded run's jobs and updates took."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+
+from asyncjax.fidelity.families import Family, choose, empirical, fits, model
+from asyncjax.schedules import Schedule
+from asyncjax.service import Service
+
+
+def service_times(schedule: Schedule, worker: int | None = None) -> np.ndarray:
+    """Float[n]: seconds that jobs took, of one worker or of all.
+
+    Raises:
+      ValueError: no times were recorded.
+    """
+    if schedule.begin is None or schedule.end is None:
+        raise ValueError("This schedule has no times to fit a model to: record one with run_threads.")
+    times = np.asarray(schedule.end, np.float64) - np.asarray(schedule.begin, np.float64)
+    return times.ravel() if worker is None else times[np.asarray(schedule.worker) == worker]
+
+
+def commit_times(schedule: Schedule) -> np.ndarray:
+    """Float[T]: seconds that updates took, time[t] - max(time[t - 1], end[t]), waiting in the queue not counted.
+
+    Raises:
+      ValueError: no times were recorded.
+    """
+    if schedule.time is None or schedule.end is None:
+        raise ValueError("This schedule has no times to fit a model to: record one with run_threads.")
+    time, ready = np.asarray(schedule.time, np.float64), np.asarray(schedule.end, np.float64).max(1)
+    return time - np.maximum(np.concatenate([[0.0], time[:-1]]), ready)
+
+
+def fit(schedule: Schedule, family: Family | None = None, *, per_worker: bool = False) -> Service:
+    """A service-time model for `schedules.from_service_times` that resembles a recorded run.
+
+    Args:
+      schedule: with the times that jobs began and ended, as `run_threads` records them.
+      family: of the distribution; None takes the parametric one of greatest likelihood, by `fits`, unless its
+        Kolmogorov-Smirnov distance exceeds 0.1: then "empirical", which draws recorded times.
+      per_worker: one model for every worker instead of one for all.
+
+    Returns:
+      A Service.
+
+    Raises:
+      ValueError: no times, an unknown family, or fewer than two jobs to fit to.
+
+    Example:
+      >>> import jax, asyncjax as aj
+      >>> true = aj.service.gamma(4.0, mean=0.01)
+      >>> record = aj.schedules.from_service_times(true, 2000, 4, jax.random.key(0))
+      >>> aj.fidelity.fit(record).name.split(",")[0]
+      'fit(gamma'
+    """
+    _check(family)
+    of = range(schedule.num_workers) if per_worker else [None]
+    chosen = [choose(fits(service_times(schedule, worker)), family) for worker in of]
+    models = [model(one) for one in chosen]
+    names = ", ".join(dict.fromkeys(one.family for one in chosen))
+
+    def sample(rng: np.random.Generator, worker: int, n: int) -> np.ndarray:
+        return models[worker if per_worker else 0].sample(rng, worker, n)
+
+    return Service(f"fit({names}, {'each worker' if per_worker else 'all workers'})", sample)
+
+
+def fit_commit(schedule: Schedule, family: Family | None = None) -> Service:
+    """A model of what an update takes, for `commit=` of `schedules.from_service_times`.
+
+    Only with it has the clock a queue in which messages wait for the updates before theirs, as they do on threads.
+
+    Args:
+      schedule: with the times of updates and of the ends of jobs, as `run_threads` records them.
+      family: as in `fit`; where an update took no time only "empirical" will do, and is what None takes.
+
+    Raises:
+      ValueError: no times, an unknown family, or fewer than two updates to fit to.
+
+    Example:
+      >>> import jax, asyncjax as aj
+      >>> jobs = aj.service.gamma(4.0, mean=0.01)
+      >>> record = aj.schedules.from_service_times(jobs, 500, 4, jax.random.key(0), commit=aj.service.gamma(9.0, 0.002))
+      >>> commit = aj.fidelity.fit_commit(record, "gamma")
+      >>> again = aj.schedules.from_service_times(jobs, 500, 4, jax.random.key(1), commit=commit)
+      >>> bool(abs(again.time[-1] / record.time[-1] - 1) < 0.1)
+      True
+    """
+    _check(family)
+    times = commit_times(schedule)
+    if family is None and not np.all(times > 0):
+        family = "empirical"
+    one = empirical(times) if family == "empirical" else choose(fits(times), family)
+    return model(one)._replace(name=f"fit({one.family}, updates)")
+
+
+def _check(family: Family | None) -> None:
+    if family is not None and family not in get_args(Family):
+        raise ValueError(f"family={family!r}: choose one of {', '.join(get_args(Family))}, or None for the best.")

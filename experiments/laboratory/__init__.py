@@ -1,0 +1,1 @@
+"""The measurements of `quadratic.py`, and what they are compared with."""

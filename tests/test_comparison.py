@@ -23,6 +23,7 @@ import asyncjax as aj
 from asyncjax import statistics
 from asyncjax.sweeps import batch_progress, lanes, memory, summaries
 from tests.laws import assert_close
+from tests.probes import remembered_action
 
 KEY = jax.random.key(3)
 T, W = 30, 3
@@ -85,6 +86,7 @@ def test_a_run_of_a_sweep_is_the_emulated_run_of_its_keys(group_size: int) -> No
 
 def test_summaries_are_those_of_the_run() -> None:
     """Of a learner in an environment: each is computed again here from what the run reported."""
+    env = remembered_action(9)._replace(max_steps=9)
 
     def raw(result: aj.Result) -> dict[str, Any]:
         names = ("entropy", "return_sum", "episodes")
@@ -92,24 +94,24 @@ def test_summaries_are_those_of_the_run() -> None:
         return {**leaves, **{f"raw {name}": result.metrics[name] for name in names}}
 
     def a3c(learning_rate: float) -> aj.Method:
-        return aj.a3c("Catch-bsuite", optimizer=optax.adam(learning_rate), num_envs=2, unroll_length=3)
+        return aj.a3c(env, optimizer=optax.adam(learning_rate), num_envs=2, unroll_length=3)
 
     table = aj.sweep(
         a3c, aj.schedules.round_robin(20, 2), [{"learning_rate": 1e-3}], key=KEY, seeds=1, progress=False,
-        summarize=[raw, summaries.final(0.5), summaries.curve(5), summaries.evaluation("Catch-bsuite", 10)],
+        summarize=[raw, summaries.final(0.5), summaries.curve(5), summaries.evaluation(env, 10)],
     )  # fmt: skip
     run = {name: x[0, 0] for name, x in table.values.items()}
     np.testing.assert_allclose(run["entropy"], run["raw entropy"][10:].mean(), rtol=1e-5)
     expected = run["raw return_sum"][10:].sum() / run["raw episodes"][10:].sum()
     np.testing.assert_allclose(run["return"], expected, rtol=1e-5)
     np.testing.assert_allclose(run["length"], 9.0, rtol=1e-6)
-    assert np.isnan(run["return_curve"][0]), "an episode of Catch takes 9 steps, and a segment 3"
+    assert np.isnan(run["return_curve"][0]), "an episode takes 9 steps, and a segment 3"
     assert np.isfinite(run["return_curve"][2:]).all()
     method = a3c(1e-3)
     like = jax.eval_shape(lambda: method.init(KEY, 2))[0]
     leaves = [run[f"leaf {i}"] for i in range(len(jax.tree.leaves(like)))]
     shared = jax.tree.unflatten(jax.tree.structure(like), leaves)
-    returns = aj.evaluate(method, "Catch-bsuite", shared, lanes.keys_of(KEY, 0).summary, 10)
+    returns = aj.evaluate(method, env, shared, lanes.keys_of(KEY, 0).summary, 10)
     np.testing.assert_allclose(run["evaluation"], returns.mean(), rtol=1e-5)
 
 

@@ -78,11 +78,11 @@ def in_queue(schedule: Schedule) -> np.ndarray:
     Example:
       >>> import jax, asyncjax as aj
       >>> service = aj.service.exponential()
-      >>> alone, groups = (
-      ...     aj.schedules.from_service_times(service, 50, 8, jax.random.key(0), group_size=g, bound=2) for g in (1, 4)
+      >>> at_once, queued = (
+      ...     aj.schedules.from_service_times(service, 50, 8, jax.random.key(0), commit=seconds) for seconds in (0, 0.2)
       ... )
-      >>> int(aj.telemetry.in_queue(alone).max()), int(aj.telemetry.in_queue(groups).max())  # the clock has no queue
-      (0, 0)
+      >>> int(aj.telemetry.in_queue(at_once).max()), bool(aj.telemetry.in_queue(queued).mean() > 1)
+      (0, True)
     """
     if schedule.time is None or schedule.end is None:
         raise ValueError(

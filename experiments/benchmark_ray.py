@@ -27,7 +27,7 @@ class Args:
 
     kilobytes: tuple[int, ...] = (10, 1_000, 10_000)
     """Sizes of the parameters, and so of a gradient."""
-    workers: tuple[int, ...] = (2, 4)
+    workers: tuple[int, ...] = (2,)
     """Numbers of workers."""
     engines: tuple[Literal["threads", "ray"], ...] = ("threads", "ray")
     """Engines to measure."""
@@ -35,8 +35,8 @@ class Args:
     """Processes that the workers share on Ray."""
     work_ms: float = 0.0
     """Mean of exponential artificial service times; 0: none."""
-    repeats: int = 3
-    """Runs of each; their median and extremes are printed."""
+    repeats: int = 5
+    """Runs of each, the engines in turn; their median and extremes are printed."""
 
 
 def main(args: Args) -> None:
@@ -49,9 +49,10 @@ def main(args: Args) -> None:
             params = jnp.ones(kilobytes * 250)
             method = aj.sgd(lambda w: 0.5 * jnp.sum(w**2), params, optimizer=optax.sgd(1e-3))
             for num_workers in args.workers:
-                for engine in args.engines:
-                    runs = [measure(engine, method, num_workers, kilobytes, args) for _ in range(args.repeats)]
-                    speed, job = np.array(runs).T
+                size = (method, num_workers, kilobytes, args)
+                runs = [[measure(engine, *size) for engine in args.engines] for _ in range(args.repeats)]
+                for engine, of_engine in zip(args.engines, np.array(runs).transpose(1, 2, 0), strict=True):
+                    speed, job = of_engine
                     least, middle, most = np.quantile(speed, [0, 0.5, 1])
                     speeds = f"{middle:,.0f} ({least:,.0f}, {most:,.0f})"
                     print(
@@ -61,7 +62,7 @@ def main(args: Args) -> None:
 
 def measure(engine: str, method: aj.Method, num_workers: int, kilobytes: int, args: Args) -> tuple[float, float]:
     """Updates per second of one run after its first quarter, and the median milliseconds of a job with its travels."""
-    options: dict[str, Any] = {"num_workers": num_workers, "num_updates": min(3000, max(120, 600_000 // kilobytes))}
+    options: dict[str, Any] = {"num_workers": num_workers, "num_updates": min(2000, max(120, 400_000 // kilobytes))}
     if args.work_ms:
         options["service"] = aj.service.exponential(1e-3 * args.work_ms)
     if engine == "threads":

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
+import subprocess
 import sys
 import time
 import warnings
@@ -18,10 +21,10 @@ import optax
 import pytest
 
 import asyncjax as aj
-from asyncjax import runs
+from asyncjax import arguments, runs
 from tests.laws import KEY, assert_equal, method
 from tests.test_failures import ENDLESS, EXPLODING, HOSTED, joined
-from tests.test_train import command, train
+from tests.test_train import ROOT, command, train
 
 WORKERS = 4
 PROCESSES = 2
@@ -273,6 +276,19 @@ def test_a_missing_ray_is_told_with_the_extra(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r'run_ray needs Ray: pip install "asyncjax\[ray\]"'):
         run("sgd", num_updates=5)
+
+
+@pytest.mark.parametrize("first", ["srun", "kubectl ray job submit"])
+def test_the_clusters_commands_are_ones_that_the_shell_and_the_script_understand(first: str) -> None:
+    text = (ROOT / "experiments" / "cluster.md").read_text()
+    (shell,) = re.findall(rf"^    ({first} (?:.*\\\n)+.*)", text, re.MULTILINE)
+    subprocess.run(["bash", "-n", "-c", shell], check=True, capture_output=True)
+    inner = shlex.split(shell)[-1] if first == "srun" else shell
+    subprocess.run(["bash", "-n", "-c", inner], check=True, capture_output=True)
+    words = shlex.split(inner)
+    config, *_ = arguments.parse(words[words.index("experiments/train.py") + 1 :], None)
+    assert (config["method"], config["engine"], config["address"]) == ("a3c", "ray", "auto")
+    assert config["num_workers"] > config["num_processes"] > 1
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,6 @@ from asyncjax.statistics import interquartile_mean
 from asyncjax.sweeps.lanes import keys_of
 from asyncjax.sweeps.summaries import curve, stretch_ends
 
-KEY = jax.random.key(0)
 DISCIPLINES = ("synchronous", "asynchronous", "torn", "bounded", "grouped")
 SERVICES = ("equal", "exponential", "straggling")
 
@@ -69,6 +68,7 @@ class Args(figure.Common):
 def main(args: Args) -> Arrays:
     """The figure, its data and its numbers."""
     small = {"seeds": 2, "hidden": 8, "num_envs": 2, "messages": 160, "learning_rates": (3e-3,), "points": 5}
+    small["disciplines"] = DISCIPLINES[:4]  # each group size is a program of its own
     return figure.command(f"disciplines-{args.method}", args, small, run, plot, report)
 
 
@@ -86,7 +86,7 @@ def run(args: Args) -> Arrays:
         network = small_network(args.method, env, args.hidden)
         return getattr(aj, args.method)(env, optimizer=optax.adam(learning_rate), network=network, **sizes)
 
-    learner, _ = jax.eval_shape(lambda key: method(1e-3).init(key, 1), KEY)
+    learner, _ = jax.eval_shape(lambda key: method(1e-3).init(key, 1), figure.key())
     num_leaves = len(jax.tree.leaves(method(1e-3).view(learner)))
 
     def schedule(discipline: str, service: str, key: jax.Array) -> aj.Schedule:
@@ -95,12 +95,12 @@ def run(args: Args) -> Arrays:
     settings = aj.grid(discipline=args.disciplines, service=SERVICES, learning_rate=args.learning_rates)
     shape = (len(args.disciplines), len(SERVICES), len(args.learning_rates), args.seeds, args.points)
     size: dict[str, Any] = {"num_workers": args.num_workers, "seeds": args.seeds, "directory": args.keep}
-    swept = aj.sweep(method, schedule, settings, key=KEY, summarize=curve(args.points), **size)
+    swept = aj.sweep(method, schedule, settings, key=figure.key(), summarize=curve(args.points), **size)
     ends = [stretch_ends(num_updates(args, discipline), args.points) for discipline in args.disciplines]
     times = [
         [
             [
-                committed(schedule(discipline, service, keys_of(KEY, seed).schedule))[end - 1]
+                committed(schedule(discipline, service, keys_of(figure.key(), seed).schedule))[end - 1]
                 for seed in range(args.seeds)
             ]
             for service in SERVICES

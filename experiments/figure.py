@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax
 import numpy as np
+from train import prepare_jax
 
 from asyncjax.environment import Discrete, Environment
 from asyncjax.networks import MLP, ActorCritic
@@ -36,6 +39,8 @@ class Common:
     """Tiny sizes, to see that it runs: no figure to learn from."""
     redraw: bool = False
     """Draw and report the data of an earlier run, without running anything."""
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache directory, so that the next start is quicker."""
 
 
 def command(
@@ -62,7 +67,9 @@ def command(
     path = args.results / name
     if not args.redraw:
         start = time.perf_counter()
-        arrays = run(args)
+        prepare_jax(args.compilation_cache)
+        with quickly_compiled() if args.quick else contextlib.nullcontext():
+            arrays = run(args)
         seconds = np.array(time.perf_counter() - start)
         np.savez_compressed(f"{path}.npz", **arrays, seconds=seconds)  # type: ignore[arg-type]
     with np.load(f"{path}.npz") as file:
@@ -70,6 +77,22 @@ def command(
     plot(arrays).savefig(f"{path}.png")
     print(f"{report(arrays)}\n\n{path}.png, {arrays['seconds']:.0f} s with compiling")
     return arrays
+
+
+def key() -> jax.Array:
+    """The source of all chance. No constant, as that would start JAX before its options are set."""
+    return jax.random.key(0)
+
+
+@contextlib.contextmanager
+def quickly_compiled() -> Iterator[None]:
+    """Programs are optimized less, as tiny runs spend nearly all of their time on compiling."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
 def small_network(method: str, env: Environment, hidden: int) -> nn.Module | None:

@@ -24,7 +24,6 @@ import asyncjax as aj
 from asyncjax.panels import COLOURS, COLUMN, new_figure
 from asyncjax.statistics import bootstrap_interval
 
-KEY = jax.random.key(0)
 Number = float | jax.Array
 
 
@@ -104,7 +103,7 @@ def run(args: Args) -> Arrays:
 
     settings = aj.grid(optimizer=args.optimizers, delay=args.delays, rate=rates)
     size: dict[str, Any] = {"num_workers": args.num_workers, "seeds": args.seeds, "directory": args.keep}
-    swept = aj.sweep(method, schedule, settings, key=KEY, summarize=aj.summaries.curve(5), **size)
+    swept = aj.sweep(method, schedule, settings, key=figure.key(), summarize=aj.summaries.curve(5), **size)
     shape = (len(args.optimizers), len(args.delays), args.num_rates, args.seeds)
     curves = np.where(swept["finite"][..., None], swept["return_curve"], np.nan)
     still = swept["return_curve"].reshape(*shape, 5)[:, :, 0]  # at the smallest rate nothing has been learned yet

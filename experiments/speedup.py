@@ -15,6 +15,9 @@ it, which changes nothing in the run. So neither a worker's exploration nor the 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from functools import cache, partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import figure
@@ -29,15 +32,30 @@ from asyncjax.environment import Environment
 from asyncjax.panels import COLOURS, COLUMN, draw_speedup, new_figure, powers_of_two
 from asyncjax.rollout import Rollout, init_rollout, unroll
 from asyncjax.sweeps.lanes import keys_of
+from asyncjax.sweeps.store import Store
 
-KEY = jax.random.key(0)
-TARGETS = {  # return per episode at which a task counts as learned
-    "CartPole-v1": 150.0,
-    "Catch-bsuite": 0.5,
-    "Acrobot-v1": -150.0,
-    "UmbrellaChain-bsuite": 0.8,
-    "MountainCar-v0": -150.0,
-    "Breakout-MinAtar": 5.0,
+
+class Task(NamedTuple):
+    """An environment, and when it counts as learned.
+
+    Attributes:
+      target: mean return per episode of `window` greedy episodes in a row.
+      window: more where rewards are noisy, so that chance alone does not reach the target.
+      params: of the environment, where they differ from its defaults.
+    """
+
+    target: float
+    window: int = 20
+    params: Mapping[str, Any] = MappingProxyType({})
+
+
+TASKS = {
+    "CartPole-v1": Task(150.0),
+    "Catch-bsuite": Task(0.5),
+    "DeepSea-bsuite": Task(0.8, params={"size": 5}),  # a random policy finds the treasure once in 32 episodes
+    "UmbrellaChain-bsuite": Task(0.6, window=200),  # ten steps; nine of them pay 1 or -1 by chance
+    "Acrobot-v1": Task(-150.0),  # this and the next one are learned by A3C alone in so few steps
+    "FourRooms-misc": Task(0.9, params={"max_steps_in_episode": 100}),  # a random walk has left the first room by then
 }
 # Mnih et al. (2016), Table 2: mean over seven Atari games, for 1, 2, 4, 8 and 16 threads.
 PAPER = {
@@ -55,8 +73,8 @@ class Args(figure.Common):
 
     methods: tuple[str, ...] = ("one_step_q", "one_step_sarsa", "n_step_q", "a3c")
     """Methods."""
-    envs: tuple[str, ...] = ("CartPole-v1", "Catch-bsuite", "Acrobot-v1", "UmbrellaChain-bsuite")
-    """Tasks; those of TARGETS."""
+    envs: tuple[str, ...] = ("CartPole-v1", "Catch-bsuite", "DeepSea-bsuite", "UmbrellaChain-bsuite")
+    """Those of TASKS."""
     workers: tuple[int, ...] = (1, 2, 4, 8, 16)
     """Numbers of workers; the first is what the others are compared with."""
     steps: int = 50_000
@@ -65,8 +83,6 @@ class Args(figure.Common):
     """Of Adam, for all methods."""
     unroll_length: int = 5
     """Environment steps per update."""
-    window: int = 20
-    """Episodes in a row whose mean has to reach the score."""
     threads: bool = False
     """Host threads and their real seconds instead of virtual time."""
 
@@ -106,36 +122,37 @@ def in_virtual_time(args: Args) -> tuple[np.ndarray, np.ndarray]:
         lambda name, env: make(args, name, env),
         schedule,
         aj.grid(name=args.methods, env=args.envs, team=args.workers),
-        key=KEY,
+        key=figure.key(),
         seeds=args.seeds,
         num_workers=max(args.workers),  # so that all teams share one program; idle workers do nothing
-        summarize=lambda result, env: {"reached": first_reach(result, TARGETS[env], args.window)},
+        summarize=lambda result, env: {"reached": first_reach(result, TASKS[env])},
         directory=args.keep,
     )
     updates = swept["reached"].reshape(len(args.methods), len(args.envs), len(args.workers), args.seeds).astype(float)
     times = np.full_like(updates, np.inf)
     for w, seed in np.ndindex(len(args.workers), args.seeds):
-        clock = np.append(committed(schedule(args.workers[w], keys_of(KEY, seed).schedule)), np.inf)
+        clock = np.append(committed(schedule(args.workers[w], keys_of(figure.key(), seed).schedule)), np.inf)
         times[..., w, seed] = clock[np.minimum(updates[..., w, seed] - 1, num_updates).astype(int)]
     return updates, times
 
 
 def on_threads(args: Args) -> tuple[np.ndarray, np.ndarray]:
     """Updates and seconds to the score, Float[M, E, W, S] each: one run after the other."""
-    num_updates = args.steps // args.unroll_length
+    settings, store = aj.grid(name=args.methods, env=args.envs, team=args.workers), Store(args.keep, figure.key())
+    for setting in settings:
+        todo = [seed for seed in range(args.seeds) if (setting, seed) not in store]
+        method = make(args, setting["name"], setting["env"])
+        run = partial(aj.run_threads, method, num_workers=setting["team"])
+        if todo:
+            run(figure.key(), num_updates=20)  # compiles
+        for seed in todo:
+            result, schedule = run(keys_of(figure.key(), seed).run, num_updates=args.steps // args.unroll_length)
+            reached = float(first_reach(result, TASKS[setting["env"]]))
+            seconds = committed(schedule)[int(reached) - 1] if np.isfinite(reached) else np.inf
+            store.add([(setting, seed)], {"updates": np.array([reached]), "seconds": np.array([seconds])})
+    table = store.table(settings, range(args.seeds))
     shape = (len(args.methods), len(args.envs), len(args.workers), args.seeds)
-    updates, seconds = np.full(shape, np.inf), np.full(shape, np.inf)
-    for m, e, w in np.ndindex(shape[:-1]):
-        method, num_workers = make(args, args.methods[m], args.envs[e]), args.workers[w]
-        aj.run_threads(method, KEY, num_workers=num_workers, num_updates=20)  # compiles
-        for seed in range(args.seeds):
-            key = keys_of(KEY, seed).run
-            result, schedule = aj.run_threads(method, key, num_workers=num_workers, num_updates=num_updates)
-            reached = float(first_reach(result, TARGETS[args.envs[e]], args.window))
-            updates[m, e, w, seed] = reached
-            if np.isfinite(reached):
-                seconds[m, e, w, seed] = committed(schedule)[int(reached) - 1]
-    return updates, seconds
+    return table["updates"].reshape(shape), table["seconds"].reshape(shape)
 
 
 def committed(schedule: aj.Schedule) -> np.ndarray:
@@ -144,9 +161,16 @@ def committed(schedule: aj.Schedule) -> np.ndarray:
     return np.asarray(schedule.time)
 
 
+@cache
+def make_env(name: str) -> Environment:
+    """The environment of a task. Some of gymnax's can not be made while JAX traces."""
+    with jax.ensure_compile_time_eval():
+        return aj.make_env(name, **TASKS[name].params)
+
+
 def make(args: Args, name: str, env_name: str) -> aj.Method:
     """The paper's setting: one environment per worker; and an environment beside them in which the policy is judged."""
-    env = aj.make_env(env_name)
+    env = make_env(env_name)
     exploring = {"epsilon_frames": args.steps // 10, "target_period": 500} if name in ACTION_VALUES else {}
     method = getattr(aj, name)(
         env,
@@ -194,13 +218,13 @@ def judged(method: aj.Method, env: Environment, length: int) -> aj.Method:
     return method._replace(init=init, apply=apply, view=lambda shared: method.view(shared.learner))
 
 
-def first_reach(result: aj.Result, target: float, window: int) -> jax.Array:
-    """The updates after which so many greedy episodes in a row first had a mean return of the target; Float[]."""
+def first_reach(result: aj.Result, task: Task) -> jax.Array:
+    """The updates after which the greedy policy first had learned the task, infinite where it never had; Float[]."""
     episodes, returns = (jnp.asarray(result.metrics[f"greedy_{name}"]) for name in ("episodes", "return"))
     count, total = jnp.cumsum(episodes), jnp.cumsum(returns)
-    before = jnp.searchsorted(count, count - window, side="right") - 1  # the last update before the window
+    before = jnp.searchsorted(count, count - task.window, side="right") - 1  # the last update before the window
     mean = (total - total[before]) / jnp.maximum(count - count[before], 1.0)
-    enough = (before >= 0) & (mean >= target)
+    enough = (before >= 0) & (mean >= task.target)
     return jnp.where(enough.any(), jnp.argmax(enough).astype(jnp.float32) + 1, jnp.inf)
 
 
@@ -235,9 +259,8 @@ def speed_ups(updates: np.ndarray, times: np.ndarray, limit: float, resamples: i
 
     def ratio(values: np.ndarray) -> np.ndarray:
         medians = np.concatenate([np.median(values, 1)[:, None], np.median(values[:, drawn], 2)], 1)
-        first = np.minimum(medians[:1], limit)
-        medians[~np.isfinite(medians)] = np.nan
-        return first / medians
+        first, each = (np.where(np.isfinite(x), x, np.nan) for x in (np.minimum(medians[:1], limit), medians))
+        return first / each
 
     def ends(ratios: np.ndarray) -> np.ndarray:
         # A resample in which half of the runs fail has no ratio; of few such ones the interval can do without.
@@ -288,19 +311,21 @@ def plot(arrays: Arrays) -> Any:
     picture, grid = new_figure(rows, columns, size=(columns * COLUMN[0], rows * COLUMN[1]))
     flat = np.ravel(grid)
     for axes in flat[len(panels) :]:
-        axes.set_visible(False)
+        axes.axis("off")
     for e, (axes, title) in enumerate(zip(flat, panels, strict=False)):
         axes.plot(workers, workers, ":", color=COLOURS[6], linewidth=1, label="ideal")
         for m, (method, colour) in enumerate(zip(arrays["methods"], COLOURS, strict=False)):
             if title in envs:
-                draw_measured(axes, workers, of_task(arrays, m, e), colour, str(method))
+                beside = workers * 1.03 ** (m - (len(arrays["methods"]) - 1) / 2)  # or intervals would hide each other
+                draw_measured(axes, beside, of_task(arrays, m, e), colour, str(method))
             elif method in PAPER:
                 draw_speedup(axes, np.array(PAPER_WORKERS), np.array(PAPER[str(method)]), colour, str(method), "s--")
         powers_of_two(axes)
         axes.set_title(title, fontsize=8)
         axes.set_xlabel("threads" if arrays["threads"] and title in envs else "workers")
         axes.set_ylabel("speed-up over one")
-    flat[0].legend(frameon=False, fontsize=6)
+    spare = flat[-1] if len(flat) > len(panels) else flat[0]
+    spare.legend(*flat[0].get_legend_handles_labels(), frameon=False, fontsize=6 if spare is flat[0] else 8)
     return picture
 
 

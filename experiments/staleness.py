@@ -13,7 +13,6 @@ import dataclasses
 from typing import Any
 
 import figure
-import jax
 import numpy as np
 import optax
 from figure import Arrays, small_network
@@ -23,7 +22,6 @@ from asyncjax.maps import draw_heat_map
 from asyncjax.panels import COLUMN, new_figure
 from asyncjax.statistics import bootstrap_interval, middle_half, paired_difference
 
-KEY = jax.random.key(0)
 OPTIONS: dict[str, dict[str, int]] = {  # a trajectory is longer than a gradient's segment; an episode of Catch has 9
     "impala": {"unroll_length": 18},
     "ppo": {"unroll_length": 36, "num_minibatches": 2},
@@ -76,7 +74,7 @@ def run(args: Args) -> Arrays:
 
     settings = aj.grid(name=args.methods, delay=args.delays, learning_rate=args.learning_rates)
     size: dict[str, Any] = {"num_workers": args.num_workers, "seeds": args.seeds, "directory": args.keep}
-    swept = aj.sweep(method, schedule, settings, key=KEY, summarize=aj.summaries.curve(5), **size)
+    swept = aj.sweep(method, schedule, settings, key=figure.key(), summarize=aj.summaries.curve(5), **size)
     returns = np.where(swept["finite"], swept["return_curve"][..., -1], np.nan)
     shape = (len(args.methods), len(args.delays), len(args.learning_rates), args.seeds)
     names = {name: np.array(getattr(args, name)) for name in ("methods", "delays", "learning_rates")}

@@ -8,12 +8,14 @@ from types import ModuleType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import asyncjax as aj
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
+import corrected
 import corrections
 import disciplines
 import figure
@@ -21,19 +23,19 @@ import optimizers
 import speedup
 import staleness
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TINY = {"seeds": 2, "hidden": 4}
 FIGURES: dict[str, tuple[ModuleType, dict[str, Any]]] = {
     "corrections": (
         corrections,
         {
-            "methods": ("a3c",),
             "envs": ("Catch-bsuite",),
             "services": ("equal",),
             "corrections": ("none", "scale 1/(1+tau)"),
             "delays": (0, 2),
-            "num_envs": 1,
             "num_updates": 24,
-            "points": 2,
+            "episodes": 2,
         },
     ),
     "disciplines": (
@@ -53,7 +55,7 @@ FIGURES: dict[str, tuple[ModuleType, dict[str, Any]]] = {
     ),
     "speedup": (
         speedup,
-        {"methods": ("a3c",), "envs": ("Catch-bsuite",), "workers": (1, 2), "steps": 400, "window": 2},
+        {"methods": ("a3c",), "envs": ("Catch-bsuite",), "workers": (1, 2), "steps": 400},
     ),
     "staleness": (
         staleness,
@@ -61,7 +63,7 @@ FIGURES: dict[str, tuple[ModuleType, dict[str, Any]]] = {
     ),
 }
 SHAPES = {
-    "corrections": {"returns": (1, 1, 2, 1, 2, 2)},
+    "corrections": {"final": (1, 2, 1, 2, 2), "along": (1, 2, 1, 2, 2)},
     "disciplines": {"returns": (2, 3, 1, 2, 3), "times": (2, 3, 2, 3), "updates": (2, 3)},
     "optimizers": {"returns": (1, 2, 3, 2), "rates": (3,)},
     "speedup": {"updates": (1, 1, 2, 2), "time": (1, 1, 2, 2)},
@@ -72,7 +74,7 @@ SHAPES = {
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_from_arguments_to_picture(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     script, small = FIGURES[name]
-    monkeypatch.setitem(speedup.TARGETS, "Catch-bsuite", -1.0)  # what any policy reaches
+    monkeypatch.setitem(speedup.TASKS, "Catch-bsuite", speedup.Task(-1.0, window=2))  # what any policy reaches
     arrays = {k: np.asarray(v) for k, v in script.run(script.Args(**{**TINY, **small})).items()}
     for key, shape in SHAPES[name].items():
         assert arrays[key].shape == shape
@@ -82,9 +84,23 @@ def test_every_figure_from_arguments_to_picture(name: str, monkeypatch: pytest.M
     assert np.asarray(picture.canvas.buffer_rgba()).std() > 10
     report = script.report(arrays)
     assert len({line.count("|") for line in report.splitlines()}) == 1  # a table, as wide in every row
-    if name == "corrections":  # without staleness the correction is the identity
-        np.testing.assert_array_equal(arrays["returns"][0, 0, 1, 0, 0], arrays["returns"][0, 0, 0, 0, 0])
-        assert "+0 [+0, +0]" in report
+
+
+@pytest.mark.parametrize("name", [*corrected.OF_MESSAGES, corrected.RINGMASTER])
+def test_a_correction_that_is_switched_off_passes_stale_messages_bit_for_bit(name: str) -> None:
+    """And switched on it is itself: what lets all corrections share one program."""
+    make = corrected.OF_MESSAGES.get(name, lambda messages: aj.corrections.ringmaster(1))
+    w, g, read = jnp.array([1.0, -2.0]), jnp.array([0.3, 0.7]), jnp.array([0.5, 1.0])
+    outs = []
+    for correction in (corrected.switched(False, make(100)), corrected.switched(True, make(100)), make(100)):
+        state = correction.init(w)
+        for tau in (0, 40):
+            out, state = correction.update(g, state, w * (1 + tau), staleness=jnp.int32(tau), stale_params=read)
+        outs.append(out)
+    off, on, itself = outs
+    np.testing.assert_array_equal(off, g)
+    np.testing.assert_array_equal(on, itself)
+    assert not np.array_equal(on, g)
 
 
 def test_the_command_keeps_what_redraw_draws_again(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -117,7 +133,7 @@ def test_the_first_window_of_episodes_that_reaches_the_score() -> None:
     returns = np.array([1.0, 0.0, 8.0, 4.0, 9.0])
     result = aj.Result((), (), {"greedy_episodes": episodes, "greedy_return": returns})
     expected = {(4.0, 2): 3.0, (5.0, 2): 5.0, (0.0, 2): 3.0, (6.5, 2): 5.0, (7.0, 2): np.inf, (9.0, 1): 5.0}
-    found = {(t, w): float(speedup.first_reach(result, t, w)) for t, w in expected}
+    found = {(t, w): float(speedup.first_reach(result, speedup.Task(t, w))) for t, w in expected}
     assert found == expected
 
 

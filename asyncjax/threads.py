@@ -328,28 +328,38 @@ class Team:
             groups, self.complete = self.complete, []
         if not groups or self.stopping.is_set():
             return  # another worker has done it
-        update, shared, done = self.coordinator.version, self.shared, []
-        for group in groups:
-            if self.coordinator.discipline.wait == "next_version":  # a set: its order should not depend on arrival
-                group.sort(key=lambda job: job.worker)
-            staleness = np.array([update - min(job.read) for job in group], np.int32)
-            messages, views = tuple(job.worked.message for job in group), tuple(job.view for job in group)
-            applied = self.apply(shared, messages, views, staleness)
-            update, shared = update + 1, applied.shared
-            done.append((group, applied))
-        jax.block_until_ready(done[-1][1])  # a version that is not there yet is not a version
-        finite = [not self.check_finite or bool(applied.finite) for _, applied in done]
-        if not all(finite):  # what came after it is dropped
-            done = done[: finite.index(False) + 1]
-            self.finite = False
-        self._publish(done[-1][1].view, self.coordinator.version + len(done))
-        self._record(done)
-        if not self.finite:
-            raise not_finite(self.coordinator.version - 1, np.array([job.worker for job in done[-1][0]]))
+        update, shared = self.coordinator.version, self.shared
+        begun: list[tuple[list[Job], Applied]] = []
+        try:
+            for group in groups:
+                if self.coordinator.discipline.wait == "next_version":  # a set: its order should not depend on arrival
+                    group.sort(key=lambda job: job.worker)
+                staleness = np.array([update - min(job.read) for job in group], np.int32)
+                messages, views = tuple(job.worked.message for job in group), tuple(job.view for job in group)
+                applied = self.apply(shared, messages, views, staleness)
+                update, shared = update + 1, applied.shared
+                begun.append((group, applied))
+        finally:
+            self._finish(begun)
         if update == self.num_updates:
             self.stopping.set()
         if update >= min(self.next_wake, self.num_updates):
             self.wake.set()
+
+    def _finish(self, begun: list[tuple[list[Job], Applied]]) -> None:
+        """Waits for updates, and publishes the last one that succeeded: a version that is not there yet is none."""
+        done: list[tuple[list[Job], Applied]] = []
+        try:
+            for group, applied in begun:
+                jax.block_until_ready(applied)
+                done.append((group, applied))
+                if self.check_finite and not bool(applied.finite):
+                    self.finite = False
+                    raise not_finite(self.coordinator.version + len(done) - 1, np.array([job.worker for job in group]))
+        finally:
+            if done:
+                self._publish(done[-1][1].view, self.coordinator.version + len(done))
+                self._record(done)
 
     def _publish(self, view: View, version: int) -> None:
         """Swaps the pointers of the buffer."""

@@ -155,8 +155,10 @@ def test_when_all_workers_raise_the_caller_gets_one_of_their_errors() -> None:
     assert f"no bananas left for {note.split()[3].rstrip(',')}" in str(caught.value)
 
 
-def test_an_apply_that_raises_ends_a_threaded_run_at_the_update_before() -> None:
+@pytest.mark.parametrize("seconds", [0.0, 0.01], ids=["quick", "so slow that messages queue up"])
+def test_an_apply_that_raises_ends_a_threaded_run_at_the_update_before(seconds: float) -> None:
     def count(value: np.ndarray) -> np.ndarray:
+        time.sleep(seconds)
         applied.append(value)
         if len(applied) == 8:
             raise RuntimeError("the optimizer is tired")
@@ -392,6 +394,36 @@ def test_threads_name_the_update_and_worker_that_made_the_parameters_infinite(na
     again = aj.replay(EXPLODING, schedule, KEY, num_workers=WORKERS, check_finite=False)
     assert_equal(metrics, again.metrics)
     assert not np.isfinite(again.shared.params)
+
+
+@pytest.mark.parametrize("group_size", [1, 2])
+def test_messages_that_queued_up_are_updates_one_by_one(group_size: int) -> None:
+    """An update takes long, so that whoever commits finds several groups; the third update makes it infinite."""
+
+    def slowly(value: np.ndarray) -> np.ndarray:
+        time.sleep(0.01)
+        return value
+
+    def apply(shared: Any, messages: jax.Array, stale: aj.Stale) -> Any:
+        new, metrics = HOSTED.apply(shared, jax.pure_callback(slowly, messages, messages), stale)
+        grown = jnp.where(new["sum"] > 80, jnp.inf, new["sum"])
+        return {"sum": grown, "last": new["last"]}, metrics
+
+    slow, chunks = HOSTED._replace(apply=apply), []
+    with pytest.raises(FloatingPointError) as caught:
+        aj.run_threads(
+            slow, KEY, num_workers=WORKERS, num_updates=ENDLESS, group_size=group_size, callback=chunks.append
+        )
+    metrics, schedule = joined(chunks)
+    assert aj.schedules.is_realizable(schedule)
+    last = schedule.num_updates - 1
+    assert str(caught.value).startswith(f"Update {last}, from worker {', '.join(map(str, schedule.worker[last]))}, ")
+    assert np.all(np.isfinite(metrics["sum"][:-1]))
+    read = np.unique(np.asarray(schedule.read))
+    assert group_size > 1 or len(read) < schedule.num_updates  # some versions were never in the buffer
+    hook.clear()
+    again = aj.replay(slow, schedule, KEY, num_workers=WORKERS, check_finite=False)
+    assert_equal(metrics, again.metrics)
 
 
 def test_without_the_check_for_finite_numbers_all_engines_go_on() -> None:

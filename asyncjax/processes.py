@@ -26,12 +26,26 @@ OPTIONS = (
     "jax_random_seed_offset",
     "jax_numpy_dtype_promotion",
     "jax_numpy_rank_promotion",
+    "jax_disable_most_optimizations",
     "jax_compilation_cache_dir",
     "jax_persistent_cache_min_compile_time_secs",
     "jax_persistent_cache_min_entry_size_bytes",
 )
 
 Parcel = Any  # a tree of numpy arrays, or bytes of it
+
+
+def options_here() -> tuple[dict[str, str], dict[str, Any]]:
+    """The environment variables and the options of JAX that `adopt` takes over in another process."""
+    options = {name: jax.config.values[name] for name in OPTIONS if name in jax.config.values}
+    return {name: os.environ[name] for name in VARIABLES if name in os.environ}, options
+
+
+def adopt(variables: dict[str, str], options: dict[str, Any]) -> None:
+    """Makes this process compute as that of `options_here`, if it has not computed before."""
+    os.environ.update(variables)  # in time: JAX reads them when it computes first
+    for name, value in options.items():
+        jax.config.update(name, value)
 
 
 class Lost(Exception):
@@ -46,9 +60,8 @@ class Process:
     """A worker process, as a Ray actor: it computes `work` for whichever worker asks, and keeps nothing."""
 
     def __init__(self, variables: dict[str, str], options: dict[str, Any]) -> None:
-        os.environ.update(variables)  # in time: JAX reads them when it computes first
-        for name, value in options.items():
-            jax.config.update(name, value)
+        adopt(variables, options)
+        jax.config.update("jax_cpu_enable_async_dispatch", False)  # a process does nothing else meanwhile
 
     def prepare(self, method: Method, num_workers: int, group_size: int, parts: tuple[int, ...]) -> None:
         """Compiles. Not in the constructor: an error there would pass for a death."""
@@ -85,6 +98,7 @@ class Processes:
     ) -> None:
         self.ray, self.max_restarts, self.start_timeout = ray, max_restarts, start_timeout
         packed = program.packed
+        method = method._replace(placement=None)  # the learner's, which is here; devices can not be pickled
         self.recipe = [ray.put(x) for x in (method, packed.num_workers, program.group_size, packed.parts)]
         self.losses = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.OutOfMemoryError)
         self.lock, self.sending = threading.Lock(), threading.Lock()  # two, so that a slow put delays no end
@@ -94,10 +108,7 @@ class Processes:
         self.running = [self._start() for _ in range(num_processes)]  # (actor, what is there when it is ready)
 
     def _start(self) -> tuple[Any, Any]:
-        options = {name: jax.config.values[name] for name in OPTIONS if name in jax.config.values}
-        options["jax_cpu_enable_async_dispatch"] = False  # a process does nothing else meanwhile
-        variables = {name: os.environ[name] for name in VARIABLES if name in os.environ}
-        actor = self.ray.remote(Process).options(num_cpus=1, max_restarts=0).remote(variables, options)
+        actor = self.ray.remote(Process).options(num_cpus=1, max_restarts=0).remote(*options_here())
         return actor, actor.prepare.remote(*self.recipe)
 
     def __enter__(self) -> Processes:

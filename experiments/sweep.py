@@ -4,6 +4,7 @@
     python experiments/sweep.py a3c --random learning_rate=1e-4..1e-2:log entropy_cost=0..0.05 --samples 32
     python experiments/sweep.py a3c --optuna learning_rate=1e-4..1e-2:log delay=0..32 --samples 64
     python experiments/sweep.py --resume results/sweep-a3c-Catch-bsuite
+    python experiments/sweep.py a3c --engine ray --address auto --grid learning_rate=1e-4,1e-3,1e-2 delay=0,4,16,64
 
 What can vary: every option of the method, and delay, service, num_workers and group_size. Settings of equal shapes
 share one compiled program. A sweep that was stopped continues with --resume, or with the same command again; with more
@@ -12,11 +13,13 @@ values, samples or seeds it runs only what is new.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
 import inspect
 import json
+import os
 import sys
 import typing
 from collections.abc import Callable
@@ -31,6 +34,7 @@ from train import prepare_jax
 import asyncjax as aj
 from asyncjax import commandline, plotting, runs
 from asyncjax.arguments import SERVICES, num_updates
+from asyncjax.cluster import connected
 from asyncjax.environment import Environment
 from asyncjax.panels import new_figure
 from asyncjax.sweeps import summaries
@@ -76,6 +80,12 @@ class Sweep:
     """Names of numbers to compile in, where a method needs to know them."""
     batch_size: int | None = None
     """Runs at a time; by default by memory. For images on a CPU 1 is quickest."""
+    engine: Literal["emulate", "ray"] = "emulate"
+    """Where the batches run: one after the other here, or over the machines of a Ray cluster, with the same results."""
+    address: str | None = None
+    """Of the Ray cluster, such as auto; by default a local one."""
+    batch_cpus: float = 1.0
+    """CPUs of its machine that a batch on Ray takes."""
     quick: bool = False
     """A small size that takes seconds, to see whether everything works."""
     compilation_cache: bool = True
@@ -86,7 +96,10 @@ class Sweep:
 
 QUICK = {"total_steps": 4000, "seeds": 3, "eval_episodes": 10, "samples": 4, "batch": 2}
 OF_SCHEDULE = ("delay", "service", "num_workers", "group_size", "num_envs", "unroll_length")
-MAY_DIFFER = ("argv", "grid", "random", "optuna", "samples", "against", "seeds", "batch_size", "compilation_cache")
+ON_RAY = ("engine", "address", "batch_cpus")
+MAY_DIFFER = (
+    "argv", "grid", "random", "optuna", "samples", "against", "seeds", "batch_size", "compilation_cache", *ON_RAY,
+)  # fmt: skip
 Args = dict[str, Any]
 
 
@@ -132,7 +145,10 @@ def run(name: str, args: Args, path: Path, argv: list[str]) -> aj.Table:
     make_schedule(env, {**args, "total_steps": 1, "key": jax.random.key(0)})  # raises where options do not go together
     record(path, {"method": name, "argv": argv, **args})
     sweep = sweep_of(factory, env, args, [name for space in spaces.values() for name in space], path / "runs")
-    return by_optuna(sweep, spaces["optuna"], args) if spaces["optuna"] else sweep(settings)
+    # Connected once, as Optuna's choices are a sweep for each batch.
+    ray = connected(args["address"], os.cpu_count() or 1) if args["engine"] == "ray" else contextlib.nullcontext()
+    with ray:
+        return by_optuna(sweep, spaces["optuna"], args) if spaces["optuna"] else sweep(settings)
 
 
 def spaces_of(factory: Callable[..., aj.Method], args: Args) -> dict[str, Space]:
@@ -167,6 +183,7 @@ def sweep_of(
         static=args["static"],
         batch_size=args["batch_size"],
         directory=directory,
+        **{name: args[name] for name in ON_RAY},
     )
 
 

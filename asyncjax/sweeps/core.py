@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import itertools
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -18,12 +19,14 @@ from asyncjax.schedules import Schedule, check
 from asyncjax.sweeps import summaries
 from asyncjax.sweeps.batch_progress import BatchProgress
 from asyncjax.sweeps.lanes import Lane, LaneProgram, Numbers, Shape, keys_of
+from asyncjax.sweeps.remote import on_ray
 from asyncjax.sweeps.store import Store
 from asyncjax.sweeps.table import Setting, Table
 
 Summary = Callable[..., Metrics]
 OF_RUN = ("result", "method", "staleness", "key")  # what summaries may name beside a setting's values
 Run = tuple[int, int]  # (index of the setting, seed)
+Engine = Literal["emulate", "ray"]
 
 
 def grid(**values: Iterable[Any]) -> list[Setting]:
@@ -57,6 +60,9 @@ def sweep(
     devices: Sequence[Any] | None = None,
     directory: str | Path | None = None,
     progress: bool = True,
+    engine: Engine = "emulate",
+    address: str | None = None,
+    batch_cpus: float = 1.0,
 ) -> Table:
     """Runs every setting with every seed, and keeps a summary of each run.
 
@@ -86,6 +92,10 @@ def sweep(
       directory: where the summaries of finished batches are kept. A sweep that was stopped continues from there, and
         one with more settings or seeds runs only what is new. That the functions are the same is not checked.
       progress: show it, from two seconds on.
+      engine: "emulate" runs one batch after the other in this process; "ray" spreads them over a Ray cluster, each a
+        task of its own: the same programs, so on machines of one kind the same bits. All functions are pickled.
+      address: of a Ray cluster, see `run_ray`.
+      batch_cpus: CPUs of its machine that a batch on Ray takes.
 
     Returns:
       A Table of what `summarize` made, with leading axes settings and seeds. Its value "finite" says whether a run's
@@ -93,6 +103,7 @@ def sweep(
 
     Raises:
       ValueError: settings with different names, a value that no function names, a name without a value.
+      Whatever a batch raises first; what others finished before is kept in the directory.
 
     Example:
       >>> import jax, optax, asyncjax as aj
@@ -106,24 +117,26 @@ def sweep(
       >>> table["loss"].shape
       (4, 3)
     """
-    check_positive(batch_size=batch_size, max_bytes=max_bytes, num_workers=num_workers)
+    check_positive(batch_size=batch_size, max_bytes=max_bytes, num_workers=num_workers, batch_cpus=batch_cpus)
+    if engine not in get_args(Engine):
+        raise ValueError(f"engine={engine!r}: choose one of {', '.join(map(repr, get_args(Engine)))}.")
+    if engine == "ray" and devices is not None:
+        raise ValueError("devices= are of this process: leave them out with engine='ray'.")
     seeds = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds={seeds}: give at least one seed, and none twice.")
     summarize = [summaries.final()] if summarize is None else [summarize] if callable(summarize) else list(summarize)
-    recipe = Recipe(method, schedule, summarize, settings, key, seeds, num_workers, static)
+    arguments = (method, schedule, summarize, settings, key, seeds, num_workers, static, devices)
+    recipe = Recipe(*arguments)
     store = Store(directory, key)
     runs = [(i, seed) for i in range(len(recipe.settings)) for seed in seeds]
     todo = [(i, seed) for i, seed in runs if (recipe.settings[i], seed) not in store]
-    with BatchProgress(len(runs), len(runs) - len(todo), progress) as shown:
-        for group, members in recipe.groups(todo).items():
-            program, shape = recipe.program(group, members, devices)
-            size = program.batch_size(len(members), batch_size, max_bytes)
-            for start in range(0, len(members), size):
-                batch = members[start : start + size]
-                values = program([recipe.lane(run, group, shape) for run in batch], size)
-                store.add([(recipe.settings[i], seed) for i, seed in batch], values)
-                shown.advance(len(batch))
+    batches = recipe.batches(todo, batch_size, max_bytes)
+    done = on_ray(arguments, batches, address, batch_cpus) if engine == "ray" else recipe.run(batches)
+    with BatchProgress(len(runs), len(runs) - len(todo), progress) as shown, contextlib.closing(done):
+        for batch, values in done:
+            store.add([(recipe.settings[i], seed) for i, seed in batch.runs], values)
+            shown.advance(len(batch.runs))
     return store.table(recipe.settings, seeds)
 
 
@@ -136,6 +149,22 @@ class Group(NamedTuple):
     num_updates: int
     group_size: int
     read: Any  # the structure of the schedules' reads
+
+
+class Batch(NamedTuple):
+    """Runs that one call of a program does.
+
+    Attributes:
+      group: what they have in common.
+      members: all runs of the program, whose schedules decide its shape.
+      runs: those of this call.
+      size: of the call; fewer runs are padded.
+    """
+
+    group: Group
+    members: tuple[Run, ...]
+    runs: tuple[Run, ...]
+    size: int
 
 
 class Recipe:
@@ -151,11 +180,13 @@ class Recipe:
         seeds: Sequence[int],
         num_workers: int | None,
         static: Sequence[str],
+        devices: Sequence[Any] | None,
     ) -> None:
         self.method = (lambda: method) if isinstance(method, Method) else method
         self.make_schedule = (lambda: schedule) if isinstance(schedule, Schedule) else schedule
         self.summarize, self.settings, self.seeds = summarize, uniform(settings), seeds
-        self.num_workers, self.static = num_workers, set(static)
+        self.num_workers, self.static, self.devices = num_workers, set(static), devices
+        self.program = functools.lru_cache(maxsize=4)(self._program)  # more would hold the memory of finished ones
         self.key_of = functools.cache(functools.partial(keys_of, key))
         self.workers_of = functools.cache(self._workers)
         self._schedules: dict[Any, Schedule] = {}
@@ -169,6 +200,20 @@ class Recipe:
         if unknown := self.static - set(names):
             raise ValueError(f"static={sorted(unknown)}: the settings have no such names, but {sorted(names)}.")
 
+    def batches(self, runs: Sequence[Run], batch_size: int | None, max_bytes: int | None) -> Iterator[Batch]:
+        """The runs in batches that there is room for, program by program."""
+        for group, of_group in self.groups(runs).items():
+            members = tuple(of_group)
+            size = self.program(group, members)[0].batch_size(len(members), batch_size, max_bytes)
+            for start in range(0, len(members), size):
+                yield Batch(group, members, members[start : start + size], size)
+
+    def run(self, batches: Iterable[Batch]) -> Generator[tuple[Batch, Metrics]]:
+        """Each batch with its values, arrays with a leading axis of runs."""
+        for batch in batches:
+            program, shape = self.program(batch.group, batch.members)
+            yield batch, program([self.lane(run, batch.group, shape) for run in batch.runs], batch.size)
+
     def groups(self, runs: Sequence[Run]) -> dict[Group, list[Run]]:
         """The runs by the program that they share."""
         groups: dict[Group, list[Run]] = {}
@@ -176,7 +221,7 @@ class Recipe:
             groups.setdefault(self._group(*run), []).append(run)
         return groups
 
-    def program(self, group: Group, members: Sequence[Run], devices: Sequence[Any] | None) -> tuple[LaneProgram, Shape]:
+    def _program(self, group: Group, members: tuple[Run, ...]) -> tuple[LaneProgram, Shape]:
         """The program of a group, and what it takes a schedule for."""
         unique = {id(s): s for s in (self.schedule(*run) for run in members)}
         shape = Shape.of(list(unique.values()), group.num_workers)
@@ -191,7 +236,7 @@ class Recipe:
             return _merged([_call(f, available) for f in self.summarize])
 
         try:
-            return LaneProgram(shape, build, summarize, self.lane(members[0], group, shape), devices), shape
+            return LaneProgram(shape, build, summarize, self.lane(members[0], group, shape), self.devices), shape
         except jax.errors.ConcretizationTypeError as error:
             error.add_note(f"Of the settings {group.numbers} are traced: name those that must be known in static=.")
             raise

@@ -3,10 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncjax.distributions import Categorical, Gaussian, gumbel
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 P = np.array([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]], np.float32)
 Q = np.array([[0.2, 0.2, 0.6], [0.3, 0.3, 0.4]], np.float32)
@@ -44,16 +47,26 @@ def test_forbidden_actions_have_finite_entropy_and_gradients():
     assert np.isinf(Categorical(jnp.zeros(2)).kl(forbidden))
 
 
-@settings(deadline=None, max_examples=40)
-@given(st.lists(st.floats(-20, 20, width=32), min_size=2, max_size=6))
-def test_gradient_of_entropy_and_bounds(logits):
-    x = jnp.asarray(logits, jnp.float32)
+@jax.jit
+def measured(x):
     pi = Categorical(x)
-    p = np.exp(np.asarray(pi.log_probs(), np.float64))
-    assert -1e-5 <= float(pi.entropy()) <= np.log(len(logits)) + 1e-5
-    np.testing.assert_allclose(pi.kl(pi), 0.0, atol=1e-6)
-    exact = -p * (np.log(np.maximum(p, 1e-300)) + float(pi.entropy()))
-    np.testing.assert_allclose(jax.grad(lambda x: Categorical(x).entropy())(x), exact, atol=1e-5)
+    return pi.log_probs(), pi.entropy(), pi.kl(pi), jax.grad(lambda x: Categorical(x).entropy())(x)
+
+
+LOGITS = st.sampled_from([2, 3, 6]).flatmap(  # few lengths: each is compiled
+    lambda length: st.lists(st.floats(-20, 20, width=32), min_size=length, max_size=length)
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(LOGITS)
+def test_gradient_of_entropy_and_bounds(logits):
+    log_probs, entropy, divergence, gradient = measured(jnp.asarray(logits, jnp.float32))
+    p = np.exp(np.asarray(log_probs, np.float64))
+    assert -1e-5 <= float(entropy) <= np.log(len(logits)) + 1e-5
+    np.testing.assert_allclose(divergence, 0.0, atol=1e-6)
+    exact = -p * (np.log(np.maximum(p, 1e-300)) + float(entropy))
+    np.testing.assert_allclose(gradient, exact, atol=1e-5)
 
 
 def test_gaussians_against_closed_forms():

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from asyncjax import returns
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 # Five transitions, discount 1/2: the second is terminal, the fourth is truncated.
 R = jnp.array([1.0, 2.0, 3.0, 4.0, 5.0])
 V_TM1 = jnp.array([10.0, 20.0, 30.0, 40.0, 50.0])

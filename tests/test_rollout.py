@@ -11,6 +11,8 @@ from asyncjax.method import Method, Policy
 from asyncjax.rollout import init_rollout, next_values, truncates_at_most_once, unroll
 from tests import probes
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def coin_flips(carry, observation, key):
     return carry, jax.random.bernoulli(key).astype(jnp.int32), observation

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from asyncjax import surrogates
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 RATIOS = np.array([4.0, 0.25, 1.1, 0.9], np.float32)
 ADVANTAGES = np.array([1.0, -2.0, 3.0, 1.0], np.float32)
 PLAIN = [name for name in surrogates.SurrogateName.__args__ if name != "decoupled"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import io
 import math
@@ -110,6 +111,7 @@ def from_service_times(
     bound: int | None = None,
     wait: Wait = "never",
     commit: Service | float = 0.0,
+    restart: Service | float = 0.0,
 ) -> Schedule:
     """The schedule that workers with these service times produce on a virtual clock.
 
@@ -130,6 +132,8 @@ def from_service_times(
       bound: no worker gets more than this many messages ahead of the slowest one (SSP).
       wait: "never", or "next_version" (with group_size=num_workers: the barrier); see `Discipline`.
       commit: seconds that an update takes, a number or a model of `asyncjax.service`.
+      restart: seconds between a worker's update and its next read, in which a real one waits for a lock or a core. It
+        reads what is committed meanwhile, too, so the mean staleness falls below W - 1.
 
     Raises:
       ValueError: sizes, a discipline or a commit time that no run could have.
@@ -148,7 +152,9 @@ def from_service_times(
     _check_sizes(num_updates, num_workers)
     coordinator = Coordinator(Discipline(group_size, wait, bound), num_workers)
     times_of = [stream.__next__ for stream in streams(service, key, num_workers)]
-    clock = VirtualClock(coordinator, times_of, _commit_times(commit, key))
+    commits = _seconds("commit", commit, jax.random.fold_in(key, 0), 1)[0]
+    restarts = _seconds("restart", restart, jax.random.fold_in(key, 1), num_workers)
+    clock = VirtualClock(coordinator, times_of, commits, restarts)
     worker, read, begin, end, time = clock.run(num_updates)
     shape = (num_updates, group_size)
     return Schedule(
@@ -160,34 +166,51 @@ def from_service_times(
     )
 
 
-def _commit_times(commit: Service | float, key: jax.Array) -> Callable[[], float]:
-    """What gives the next commit time. Its random numbers are no worker's, however many workers there are."""
-    if isinstance(commit, Service):
-        return streams(commit, jax.random.fold_in(key, 0), 1)[0].__next__
-    if not 0 <= commit < math.inf:
-        raise ValueError(f"commit={commit}: give seconds of at least 0, or a model such as service.exponential(0.01).")
-    return lambda: float(commit)
+def _seconds(name: str, value: Service | float, key: jax.Array, count: int) -> list[Callable[[], float]]:
+    """What gives the next time, for each of so many; their random numbers are no worker's service times."""
+    if isinstance(value, Service):
+        return [stream.__next__ for stream in streams(value, key, count)]
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name}={value}: give seconds of at least 0, or a model such as service.exponential(0.01).")
+    return [lambda: float(value)] * count
 
 
 class VirtualClock:
     """An event loop over the workers' finishing times, and a serial server of commits."""
 
     def __init__(
-        self, coordinator: Coordinator, service: Sequence[Callable[[], float]], commit: Callable[[], float]
+        self,
+        coordinator: Coordinator,
+        service: Sequence[Callable[[], float]],
+        commit: Callable[[], float],
+        restart: Sequence[Callable[[], float]],
     ) -> None:
         self.coordinator = coordinator
         self.service = service
         self.commit = commit
-        self.events: list[tuple[float, int, int]] = []  # (finishing time, order of beginning, worker)
+        self.restart = restart
+        self.events: list[tuple[float, int, int, bool]] = []  # (time, order, worker, whether it ends a job or begins)
         self.began = [0.0] * len(service)
-        self.num_begun = 0
+        self.num_events = 0
 
-    def begin(self, worker: int, now: float) -> None:
-        """The worker reads the newest version and starts a job."""
-        self.coordinator.read[worker] = self.coordinator.version
+    def add(self, time: float, worker: int, ends: bool) -> None:
+        """What happens next to a worker."""
+        heapq.heappush(self.events, (time, self.num_events, worker, ends))
+        self.num_events += 1
+
+    def begin(self, worker: int, now: float, version: int) -> None:
+        """The worker reads this version, the newest, and starts a job."""
+        self.coordinator.read[worker] = version
         self.began[worker] = now
-        heapq.heappush(self.events, (now + self.service[worker](), self.num_begun, worker))
-        self.num_begun += 1
+        self.add(now + self.service[worker](), worker, ends=True)
+
+    def resume(self, worker: int, now: float) -> None:
+        """The worker may begin: at once, or when it has got round to it."""
+        delay = self.restart[worker]()
+        if delay == 0:
+            self.begin(worker, now, self.coordinator.version)
+        else:
+            self.add(now + delay, worker, ends=False)
 
     def run(self, num_updates: int) -> tuple[list[int], list[int], list[float], list[float], list[float]]:
         """Flat lists over the T G messages: worker, read, begin, end; and the T commit times."""
@@ -198,10 +221,13 @@ class VirtualClock:
         waiting: list[int] = []
         now = 0.0
         for worker in range(num_workers):
-            self.begin(worker, now)
+            self.begin(worker, now, 0)
         while rule.version < num_updates:
-            end, _, worker = heapq.heappop(self.events)
-            now = max(now, end)  # nobody begins during a commit, so what was ready before its end comes next anyway
+            end, _, worker, ends_job = heapq.heappop(self.events)
+            if not ends_job:
+                self.begin(worker, end, bisect.bisect_right(times, end))  # not what a commit under way will make
+                continue
+            now = max(now, end)  # what was ready before its end comes next anyway
             if not rule.is_late(worker, rule.version):
                 group.append((worker, rule.read[worker], self.began[worker], end))
                 rule.handed_in(worker)
@@ -217,12 +243,12 @@ class VirtualClock:
                 group.clear()
                 rule.version += 1
             if not waiting and rule.may_begin(worker):  # the common case, kept quick
-                self.begin(worker, now)
+                self.resume(worker, now)
                 continue
             waiting.append(worker)
             for ready in [w for w in waiting if rule.may_begin(w)]:
                 waiting.remove(ready)
-                self.begin(ready, now)
+                self.resume(ready, now)
         return workers, reads, begins, ends, times
 
 

@@ -82,14 +82,20 @@ def record(args: Args, method: aj.Method, seed: int) -> Run:
 def models(args: Args, schedule: aj.Schedule) -> dict[str, dict[str, Any]]:
     """How to emulate: arguments of `from_service_times` by name; and prints what was fitted."""
     jobs = fidelity.fit(schedule, per_worker=args.per_worker)
-    commit = fidelity.fit_commit(schedule)
-    for what, times in {"jobs": fidelity.service_times(schedule), "updates": fidelity.commit_times(schedule)}.items():
+    commit, restart = fidelity.fit_commit(schedule), fidelity.fit_restart(schedule)
+    recorded = {
+        "jobs": fidelity.service_times(schedule),
+        "updates": fidelity.commit_times(schedule),
+        "restarts": fidelity.restart_times(schedule),
+    }
+    for what, times in recorded.items():
         print(f"{what}: mean {times.mean():.2e} s, {np.sum(times <= 0)} of {times.size} took no time")
         for one in fidelity.fits(times[times > 0]).values():
             known = {name: round(float(x), 6) for name, x in one.parameters.items() if np.ndim(x) == 0}
             print(f"  {one.family:12} log-likelihood {one.log_likelihood:9.3f}  distance {one.distance:.3f}  {known}")
-    print(f"chosen: {jobs.name}; {commit.name}")
-    return {"jobs alone": {"service": jobs}, "jobs and updates": {"service": jobs, "commit": commit}}
+    print(f"chosen: {jobs.name}; {commit.name}; {restart.name}")
+    queue = {"service": jobs, "commit": commit}
+    return {"jobs": {"service": jobs}, "jobs, updates": queue, "jobs, updates, restarts": {**queue, "restart": restart}}
 
 
 def emulated(args: Args, method: aj.Method, times: dict[str, Any], seed: int) -> Run:

@@ -72,6 +72,22 @@ def test_what_an_update_took_is_found_behind_any_queue(seconds: float, group_siz
     np.testing.assert_array_equal(again.read[:20], record.read[:20])
 
 
+@hypothesis.given(seconds=st.floats(0.01, 2.0), group_size=st.integers(1, 3), seed=st.integers(0, 99))
+def test_a_worker_that_restarts_late_reads_what_was_committed_meanwhile(
+    seconds: float, group_size: int, seed: int
+) -> None:
+    service, key = aj.service.exponential(), jax.random.key(seed)
+    record = aj.schedules.from_service_times(service, 40, 4, key, group_size, commit=0.2, restart=seconds)
+    assert aj.schedules.is_realizable(record)
+    time, begin = np.asarray(record.time), np.asarray(record.begin)
+    np.testing.assert_array_equal(record.read, np.searchsorted(time, begin, side="right"))
+    if group_size == 1:  # else a worker goes on as soon as it has handed in
+        np.testing.assert_allclose(fidelity.restart_times(record), seconds, rtol=1e-9)
+    restart = fidelity.fit_restart(record) if group_size == 1 else seconds
+    again = aj.schedules.from_service_times(service, 40, 4, key, group_size, commit=0.2, restart=restart)
+    np.testing.assert_allclose(np.asarray(again.time), time, rtol=1e-6)
+
+
 def test_updates_that_take_no_time_are_fitted_as_they_are() -> None:
     record = aj.schedules.from_service_times(aj.service.exponential(), 30, 4, jax.random.key(0))
     model = fidelity.fit_commit(record)

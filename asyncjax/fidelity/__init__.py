@@ -2,7 +2,7 @@
 
 from asyncjax.fidelity.compare import Comparison, compare, distance
 from asyncjax.fidelity.families import Family, Fit, choose, fits
-from asyncjax.fidelity.recorded import commit_times, fit, fit_commit, service_times
+from asyncjax.fidelity.recorded import commit_times, fit, fit_commit, fit_restart, restart_times, service_times
 
 __all__ = [
     "Comparison",
@@ -14,6 +14,8 @@ __all__ = [
     "distance",
     "fit",
     "fit_commit",
+    "fit_restart",
     "fits",
+    "restart_times",
     "service_times",
 ]

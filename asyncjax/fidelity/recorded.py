@@ -69,6 +69,21 @@ def fit(schedule: Schedule, family: Family | None = None, *, per_worker: bool = 
     return Service(f"fit({names}, {'each worker' if per_worker else 'all workers'})", sample)
 
 
+def restart_times(schedule: Schedule) -> np.ndarray:
+    """Float[n]: seconds between the updates with a worker's messages and the beginnings of its next jobs.
+
+    Raises:
+      ValueError: no times were recorded.
+    """
+    if schedule.time is None or schedule.begin is None:
+        raise ValueError("This schedule has no times to fit a model to: record one with run_threads.")
+    worker, begin = np.asarray(schedule.worker).ravel(), np.asarray(schedule.begin, np.float64).ravel()
+    committed = np.repeat(np.asarray(schedule.time, np.float64), schedule.group_size)
+    order = np.lexsort((begin, worker))
+    same = worker[order][1:] == worker[order][:-1]
+    return np.maximum(begin[order][1:] - committed[order][:-1], 0.0)[same]
+
+
 def fit_commit(schedule: Schedule, family: Family | None = None) -> Service:
     """A model of what an update takes, for `commit=` of `schedules.from_service_times`.
 
@@ -90,12 +105,38 @@ def fit_commit(schedule: Schedule, family: Family | None = None) -> Service:
       >>> bool(abs(again.time[-1] / record.time[-1] - 1) < 0.1)
       True
     """
+    return _fitted(commit_times(schedule), family, "updates")
+
+
+def fit_restart(schedule: Schedule, family: Family | None = None) -> Service:
+    """A model of how long after its update a worker reads again, for `restart=` of `schedules.from_service_times`.
+
+    Threads wait there for a lock or a core, and what others commit meanwhile makes them less stale.
+
+    Args:
+      schedule: with the times of updates and of the beginnings of jobs, as `run_threads` records them.
+      family: as in `fit_commit`.
+
+    Raises:
+      ValueError: no times, an unknown family, or fewer than two of them to fit to.
+
+    Example:
+      >>> import jax, asyncjax as aj
+      >>> jobs, size = aj.service.exponential(), {"num_updates": 500, "num_workers": 4, "key": jax.random.key(0)}
+      >>> record = aj.schedules.from_service_times(jobs, **size, restart=0.5)
+      >>> again = aj.schedules.from_service_times(jobs, **size, restart=aj.fidelity.fit_restart(record))
+      >>> bool((again.read == record.read).all())
+      True
+    """
+    return _fitted(restart_times(schedule), family, "restarts")
+
+
+def _fitted(times: np.ndarray, family: Family | None, what: str) -> Service:
     _check(family)
-    times = commit_times(schedule)
     if family is None and not np.all(times > 0):
         family = "empirical"
     one = empirical(times) if family == "empirical" else choose(fits(times), family)
-    return model(one)._replace(name=f"fit({one.family}, updates)")
+    return model(one)._replace(name=f"fit({one.family}, {what})")
 
 
 def _check(family: Family | None) -> None:

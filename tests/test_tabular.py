@@ -12,6 +12,8 @@ import pytest
 import asyncjax as aj
 from tests.laws import KEY, assert_equal
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 ONE_STATE = aj.mdp.cycle(1)  # reward 1, for ever
 
 

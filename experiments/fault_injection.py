@@ -19,7 +19,6 @@ import multiprocessing
 import os
 import resource
 import signal
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -172,7 +171,7 @@ class Disk(aj.Recorder):
         config = {"num_workers": WORKERS, **case._asdict()}
         super().__init__(path, config, checkpoint_every=case.checkpoint_every)
         self.case, self.marks = case, marks
-        self.free = int(np.random.default_rng(case.seed).integers(0, 400))  # bytes that a file still can grow
+        self.full = False
 
     def __call__(self, chunk: aj.Chunk) -> None:
         """Records the chunk, or fails to."""
@@ -189,8 +188,10 @@ class Disk(aj.Recorder):
     def _trouble(self) -> None:
         if self.case.fault == "slow disk":
             time.sleep(0.2)
-        else:
-            limit = (self.path / "metrics.jsonl").stat().st_size + self.free
+        elif not self.full:
+            self.full = True
+            room = int(np.random.default_rng(self.case.seed).integers(0, 400))  # for part of a row, or for one more
+            limit = (self.path / "metrics.jsonl").stat().st_size + room
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
@@ -226,16 +227,17 @@ def run(case: Case, folder: Path) -> None:
 
 
 def interrupt_later(case: Case, marks: Path) -> None:
-    """Ctrl-C at a random moment, starting up included."""
+    """Ctrl-C at a random moment, starting up included; again every 5 s, as CPython ignores one in a destructor."""
 
     def interrupt(*_: Any) -> None:
-        (marks / "happened").touch()
+        if not (marks / "happened").exists():
+            (marks / "happened").touch()
         signal.raise_signal(signal.SIGINT)
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
     signal.signal(signal.SIGALRM, interrupt)
     longest = {"threads": 0.5, "ray": 10.0}[case.engine]
-    signal.setitimer(signal.ITIMER_REAL, np.random.default_rng(case.seed).uniform(0.01, longest))
+    signal.setitimer(signal.ITIMER_REAL, np.random.default_rng(case.seed).uniform(0.01, longest), 5.0)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -244,7 +246,7 @@ def interrupt_later(case: Case, marks: Path) -> None:
 
 def judge(case: Case, folder: Path) -> list[str]:
     """Runs a case; returns what was wrong, nothing if all was right."""
-    faulthandler.dump_traceback_later(300, exit=True, file=sys.__stderr__)  # a run that hangs shows where
+    faulthandler.dump_traceback_later(120, exit=True, file=2)  # a run that hangs shows where
     error = None
     try:
         if (case.engine, case.fault) == ("threads", "kill"):  # the worker's process is this one

@@ -40,6 +40,8 @@ class Args:
     """Threads."""
     service: float = 0.2
     """Mean seconds of a job, exponential."""
+    row_every: float = 1.0
+    """Seconds between two rows of metrics, and of measurements."""
     checkpoint_every: float = 60.0
     """Seconds between two checkpoints, each with the whole schedule so far."""
     num_params: int = 1000
@@ -83,7 +85,8 @@ def slope(seconds: np.ndarray, values: np.ndarray, skip: float = 0.2) -> float:
       180.0
     """
     kept = seconds >= seconds[0] + skip * (seconds[-1] - seconds[0])
-    return round(60 * float(np.polyfit(seconds[kept], values[kept], 1)[0]), 6)
+    seconds, values = seconds[kept] - seconds[kept].mean(), values[kept] - values[kept].mean()
+    return round(60 * float(seconds @ values / (seconds @ seconds)), 6)
 
 
 def first_and_last(times: np.ndarray, window: float) -> tuple[float, float]:
@@ -123,7 +126,7 @@ def soak(args: Args, run_dir: Path) -> dict[str, Any]:
             method,
             jax.random.key(args.seed),
             num_updates=max(args.num_workers, round(60 * args.minutes * rate)),
-            chunk_size=max(1, round(rate)),  # a row a second
+            chunk_size=max(1, round(rate * args.row_every)),
             callback=recorder,
             **options,
         )

@@ -23,6 +23,8 @@ from asyncjax.q_networks import QNetwork
 from tests import probes
 from tests.laws import assert_close, assert_equal, stack
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 METHODS: dict[str, Callable[..., aj.Method]] = {
     "one_step_q": aj.one_step_q,
     "one_step_sarsa": aj.one_step_sarsa,

@@ -317,7 +317,7 @@ class Args:
     """How many."""
     first: int = 0
     """Number of the first."""
-    limit: float = 370.0
+    limit: float = 3600.0
     """No case is begun after so many seconds."""
 
 

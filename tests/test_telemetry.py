@@ -120,7 +120,7 @@ def test_watching_changes_no_bit_under_any_schedule(engine: str, schedule: aj.Sc
     [
         ("a3c", "emulate"),
         ("n_step_q", "replay"),
-        ("impala", "emulate"),
+        ("impala", "replay"),
         ("value iteration", "replay"),
         ("sgd, private optimizer", "emulate"),
     ],

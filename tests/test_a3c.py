@@ -19,6 +19,8 @@ from asyncjax.networks import MLP, ActorCritic, actor_critic
 from asyncjax.rollout import unroll
 from tests import probes
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 DISCOUNT, ENTROPY, VALUE = 0.9, 0.03, 0.4
 SMALL = ActorCritic(2, MLP((8,)))
 

@@ -13,6 +13,8 @@ from asyncjax.methods.policy_gradient import first_episode
 from asyncjax.networks import MLP, ActorCritic, RecurrentActorCritic
 from tests import probes
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SMALL = ActorCritic(2, MLP((8,)))
 
 

@@ -154,4 +154,6 @@ def report(arrays: Arrays) -> str:
 if __name__ == "__main__":
     import tyro
 
-    figure.command("cost", tyro.cli(Args, description=__doc__), {"repeats": 1, "axes": ("workers", "updates")}, run, plot, report)
+    figure.command(
+        "cost", tyro.cli(Args, description=__doc__), {"repeats": 1, "axes": ("workers", "updates")}, run, plot, report
+    )

@@ -163,9 +163,8 @@ def committed(schedule: aj.Schedule) -> np.ndarray:
 
 @cache
 def make_env(name: str) -> Environment:
-    """The environment of a task. Some of gymnax's can not be made while JAX traces."""
-    with jax.ensure_compile_time_eval():
-        return aj.make_env(name, **TASKS[name].params)
+    """The environment of a task."""
+    return aj.make_env(name, **TASKS[name].params)
 
 
 def make(args: Args, name: str, env_name: str) -> aj.Method:

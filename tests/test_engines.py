@@ -231,9 +231,11 @@ def test_a_group_at_one_point_is_one_batch_step_for_sgd_and_not_for_momentum() -
 
 @hypothesis.given(schedule=schedules())
 def test_a_constant_gradient_makes_the_schedule_irrelevant(schedule: aj.Schedule) -> None:
-    run = aj.sgd(lambda w: 3.0 * w, 1.0, optimizer=optax.sgd(0.125))  # exact in binary
     steps = schedule.num_updates
-    assert float(aj.replay(run, schedule, KEY, num_workers=3).shared.params) == 1.0 - 0.375 * steps
+    assert float(aj.replay(EVEN, schedule, KEY, num_workers=3).shared.params) == 1.0 - 0.375 * steps
+
+
+EVEN = aj.sgd(lambda w: 3.0 * w, 1.0, optimizer=optax.sgd(0.125))  # exact in binary
 
 
 def test_equal_workers_are_a_ring_buffer_with_delay_n_minus_1() -> None:

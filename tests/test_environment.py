@@ -14,6 +14,8 @@ from asyncjax.environment import Box, Discrete, Environment, make_env
 from asyncjax.networks import MinAtarCNN, actor_critic
 from tests import probes
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 gymnax = import_gymnax()
 IDS = [name for name in gymnax.registered_envs if name != NEEDS_DOWNLOAD]
 CONTINUOUS = {"Pendulum-v1", "MountainCarContinuous-v0", "PointRobot-misc", "Reacher-misc", "Swimmer-misc"}
@@ -177,6 +179,13 @@ def test_the_same_id_is_the_same_object_also_when_first_made_inside_a_transforma
     env = make_env("DeepSea-bsuite")
     assert env is inside[0]
     assert env.reset(jax.random.key(0))[1].shape == (8, 8)
+
+
+def test_an_environment_that_looks_at_arrays_while_it_is_made_can_be_made_inside_a_transformation():
+    def first(key):
+        return make_env("FourRooms-misc", max_steps_in_episode=50).reset(key)
+
+    jax.tree.map(np.testing.assert_array_equal, jax.jit(first)(jax.random.key(0)), first(jax.random.key(0)))
 
 
 def test_an_environment_passes_through_unchanged():

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 import asyncjax as aj
 from asyncjax.mdp import MDP
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PROBLEMS = {
     "two_state": aj.mdp.two_state(),
     "forest": aj.mdp.forest(5),

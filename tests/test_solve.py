@@ -19,6 +19,8 @@ from asyncjax.solvers.levels import levels, reordered
 from asyncjax.solvers.solution import Certificate, Residual
 from asyncjax.solvers.solve import METHODS
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PROBLEMS = {
     "forest": (aj.mdp.forest(12), 0.95),
     "garnet": (aj.mdp.garnet(0, 12, 3, 4), 0.95),

@@ -22,6 +22,8 @@ sys.path.insert(0, str(ROOT / "experiments"))
 import spaces  # noqa: E402
 import sweep  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 KINDS = {
     "learning_rate": float | None, "delay": int | None, "double": bool, "core": Literal["gru", "lstm"] | None,
     "num_envs": int,

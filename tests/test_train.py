@@ -23,6 +23,8 @@ sys.path.insert(0, str(ROOT / "experiments"))
 
 import train  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TINY = ["a3c", "--num-workers", "2", "--num-envs", "2", "--unroll-length", "4", "--total-steps", "400"]
 TINY += ["--eval-episodes", "0", "--log-every", "5"]  # 50 updates in 10 chunks
 

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 import asyncjax as aj
 from tests.laws import KEY, assert_equal, schedules
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 GARNET = aj.mdp.garnet(0, num_states=6, num_actions=3, num_successors=3)
 GAIN = GARNET._replace(reward=np.abs(GARNET.reward))  # no reward is negative
 VALUES = aj.mdp.exact_values(GARNET, 0.9)

@@ -27,7 +27,11 @@ NEEDS_DOWNLOAD = "MNISTBandit-bsuite"
 
 def from_id(env_id: str, params: dict[str, Any]) -> Environment:
     """The environment of a gymnax id; without parameters the same object every time."""
-    return from_gymnax(*construct(env_id, params)) if params else default_env(env_id)
+    if not params:
+        return default_env(env_id)
+    # Some of gymnax look at arrays while they are made, which a caller's trace would hide from them.
+    with contextlib.nullcontext() if is_traced(params) else jax.ensure_compile_time_eval():
+        return from_gymnax(*construct(env_id, params))
 
 
 @functools.lru_cache

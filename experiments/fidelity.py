@@ -1,20 +1,25 @@
 """Fidelity: does emulating with fitted service times give the staleness and the returns of real threads?
 
-python experiments/fidelity.py            # results/fidelity.png, and a table of tests
-python experiments/fidelity.py --quick    # small runs, a check of the script
+python experiments/fidelity.py
+python experiments/fidelity.py --quick
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import figure
 import jax
 import numpy as np
+from figure import Arrays
 
 import asyncjax as aj
 from asyncjax import fidelity, panels, telemetry
+
+QUANTITIES = ("staleness", "return")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,33 +44,46 @@ class Args:
     """A service model for every worker instead of one for all."""
     reuse: bool = False
     """Take the threaded runs that an earlier command with equal arguments kept in the results."""
+    results: Path = Path("results")
+    """Folder for the records, the data and the picture."""
     quick: bool = False
     """Two records and three seeds of 100 updates."""
-    results: Path = Path("results")
-    """Folder for the picture."""
+    redraw: bool = False
+    """Draw and report the data of an earlier run, without running anything."""
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache directory, so that the next start is quicker."""
 
 
-def main(args: Args) -> dict[str, dict[str, fidelity.Comparison]]:
-    """Records, fits, emulates, tests, draws; tests[model][quantity]."""
-    if args.quick:
-        args = dataclasses.replace(args, num_updates=100, records=2, seeds=3)
-    args.results.mkdir(parents=True, exist_ok=True)
+Run = tuple[aj.Schedule, np.ndarray]  # and the returns
+
+
+def run(args: Args) -> Arrays:
+    """Records, fits, emulates, tests. "names", and for each "NAME, QUANTITY", runs by messages or segments."""
     method = aj.a3c(args.env, num_envs=args.num_envs, unroll_length=args.unroll_length)
     runs = {"threads": [record(args, method, seed) for seed in range(args.records)]}
     for name, times in models(args, runs["threads"][0][0]).items():
         runs[name] = [emulated(args, method, times, args.records + seed) for seed in range(args.seeds)]
-    schedules = {name: [schedule for schedule, _ in of] for name, of in runs.items()}
-    earned = {name: [values for _, values in of] for name, of in runs.items()}
-    staleness = {name: [s.staleness() for s in of_name] for name, of_name in schedules.items()}
-    values = {"staleness": staleness, "return": earned}
-    tests = {name: test(name, values) for name in staleness if name != "threads"}
-    print(table(schedules, values, tests))
-    draw(values, tests).savefig(args.results / "fidelity.png")
-    print(args.results / "fidelity.png")
-    return tests
+    arrays: Arrays = {"names": np.array(list(runs))}
+    for name, of_name in runs.items():
+        arrays[f"{name}, staleness"] = together([np.ravel(schedule.staleness()) for schedule, _ in of_name])
+        arrays[f"{name}, return"] = together([earned for _, earned in of_name])
+        arrays[f"{name}, in queue"] = np.array([telemetry.in_queue(schedule).mean() for schedule, _ in of_name])
+        arrays[f"{name}, updates/s"] = np.array([telemetry.throughput(schedule) for schedule, _ in of_name])
+        for quantity in QUANTITIES if name != "threads" else ():
+            told = fidelity.compare(*(apart(arrays[f"{side}, {quantity}"]) for side in ("threads", name)))
+            arrays[f"{name}, {quantity}, test"] = np.array([told.distance, told.p_value])
+    return arrays
 
 
-Run = tuple[aj.Schedule, np.ndarray]  # and the returns
+def together(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Rows of different lengths as one array, filled up with NaN."""
+    width = max(len(row) for row in rows)
+    return np.array([np.pad(np.asarray(row, float), (0, width - len(row)), constant_values=np.nan) for row in rows])
+
+
+def apart(rows: np.ndarray) -> list[np.ndarray]:
+    """The inverse of `together`."""
+    return [row[~np.isnan(row)] for row in rows]
 
 
 def record(args: Args, method: aj.Method, seed: int) -> Run:
@@ -106,53 +124,47 @@ def emulated(args: Args, method: aj.Method, times: dict[str, Any], seed: int) ->
     return schedule, returns(aj.emulate(method, schedule, key, num_workers=args.num_workers))
 
 
-def test(name: str, values: dict[str, dict[str, list[np.ndarray]]]) -> dict[str, fidelity.Comparison]:
-    """Of the recorded runs against those of this model, for each quantity."""
-    return {quantity: fidelity.compare(of["threads"], of[name]) for quantity, of in values.items()}
-
-
-def table(
-    schedules: dict[str, list[aj.Schedule]],
-    values: dict[str, dict[str, list[np.ndarray]]],
-    tests: dict[str, dict[str, fidelity.Comparison]],
-) -> str:
-    """Markdown: staleness, the part of it in the queue, return, updates per second; distances and p-values."""
-    head = ["", "staleness", "99 %", "in queue", "updates/s", "distance, p", "return", "distance, p"]
-    lines = [head, ["---"] * len(head)]
-    for name, of_name in schedules.items():
-        staleness, earned = (np.concatenate([np.ravel(x) for x in values[q][name]]) for q in ("staleness", "return"))
-        queue = np.mean([telemetry.in_queue(s).mean() for s in of_name])
-        speed = np.mean([telemetry.throughput(s) for s in of_name])
-        told = [f"{t.distance:.2f}, {t.p_value:.3f}" for t in tests[name].values()] if name in tests else ["", ""]
-        numbers = [f"{staleness.mean():.2f}", f"{np.quantile(staleness, 0.99):.0f}", f"{queue:.2f}", f"{speed:.0f}"]
-        lines.append([name, *numbers, told[0], f"{earned.mean():.1f}", told[1]])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def returns(result: aj.Result) -> np.ndarray:
     """Mean returns of the segments of the second half in which an episode ended."""
     episodes, total = (result.metrics[name][len(result.metrics["loss"]) // 2 :] for name in ("episodes", "return_sum"))
     return total[episodes > 0] / episodes[episodes > 0]
 
 
-def draw(values: dict[str, dict[str, list[np.ndarray]]], tests: dict[str, dict[str, fidelity.Comparison]]) -> Any:
+def report(arrays: Arrays) -> str:
+    """Staleness, the part of it in the queue, return, updates per second; distances and p-values."""
+    rows = []
+    for name in arrays["names"]:
+        staleness, earned = (np.concatenate(apart(arrays[f"{name}, {quantity}"])) for quantity in QUANTITIES)
+        queue, speed = (arrays[f"{name}, {what}"].mean() for what in ("in queue", "updates/s"))
+        tests = [arrays.get(f"{name}, {quantity}, test") for quantity in QUANTITIES]
+        told = ["" if test is None else f"{test[0]:.2f}, {test[1]:.3f}" for test in tests]
+        numbers = [f"{staleness.mean():.2f}", f"{np.quantile(staleness, 0.99):.0f}", f"{queue:.2f}", f"{speed:.0f}"]
+        rows.append([name, *numbers, told[0], f"{earned.mean():.1f}", told[1]])
+    head = ["", "staleness", "99 %", "in queue", "updates/s", "distance, p", "return", "distance, p"]
+    return figure.table(head, rows)
+
+
+def plot(arrays: Arrays) -> Any:
     """Distribution functions, a line for every run."""
-    figure, axes = panels.new_figure(1, 2, size=(2 * panels.COLUMN[0], panels.COLUMN[1]))
-    for ax, (quantity, of_sides) in zip(axes.ravel(), values.items(), strict=True):
-        for (side, runs), colour in zip(of_sides.items(), panels.cycle(len(of_sides)), strict=True):
-            label = f"{side}, p = {tests[side][quantity].p_value:.2g}" if side in tests else side
-            for i, run in enumerate(runs):
-                x, share = np.unique(np.ravel(run), return_counts=True)
-                ax.step(x, share.cumsum() / share.sum(), where="post", color=colour, linewidth=0.7,
-                        label=None if i else label)  # fmt: skip
-        ax.set_xlabel(quantity)
-        ax.set_ylabel("share of messages" if quantity == "staleness" else "share of segments")
-        ax.legend(frameon=False, fontsize=7)
-    axes.ravel()[0].set_xlim(-1, 40)
-    return figure
+    picture, both = panels.new_figure(1, 2, size=(2 * panels.COLUMN[0], panels.COLUMN[1]))
+    names = list(arrays["names"])
+    for axes, quantity in zip(both.ravel(), QUANTITIES, strict=True):
+        for name, colour in zip(names, panels.cycle(len(names)), strict=True):
+            test = arrays.get(f"{name}, {quantity}, test")
+            label = name if test is None else f"{name}, p = {test[1]:.2g}"
+            for i, values in enumerate(apart(arrays[f"{name}, {quantity}"])):
+                x, share = np.unique(values, return_counts=True)
+                once = {} if i else {"label": label}
+                axes.step(x, share.cumsum() / share.sum(), where="post", color=colour, linewidth=0.7, **once)
+        axes.set_xlabel(quantity)
+        axes.set_ylabel("share of messages" if quantity == "staleness" else "share of segments")
+        axes.legend(frameon=False, fontsize=7)
+    both.ravel()[0].set_xlim(-1, 40)
+    return picture
 
 
 if __name__ == "__main__":
     import tyro
 
-    main(tyro.cli(Args, description=__doc__))
+    small = {"num_updates": 100, "records": 2, "seeds": 3}
+    figure.command("fidelity", tyro.cli(Args, description=__doc__), small, run, plot, report)

@@ -268,7 +268,8 @@ class Team:
             with self.turn:
                 while not (self.stopping.is_set() or self.coordinator.may_begin(worker)):
                     self.turn.wait()
-        return not self.stopping.is_set()
+        # With the last group complete there is nothing to begin any more, though its update is still to come.
+        return not self.stopping.is_set() and self.claimed < self.num_updates
 
     def _work(self, worker: int, local: Packed) -> Job | None:
         """One job; None when the run ended meanwhile."""

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import asyncjax as aj
@@ -92,7 +93,8 @@ def test_a_correction_that_is_switched_off_passes_stale_messages_bit_for_bit(nam
     make = corrected.OF_MESSAGES.get(name, lambda messages: aj.corrections.ringmaster(1))
     w, g, read = jnp.array([1.0, -2.0]), jnp.array([0.3, 0.7]), jnp.array([0.5, 1.0])
     outs = []
-    for correction in (corrected.switched(False, make(100)), corrected.switched(True, make(100)), make(100)):
+    for given in (corrected.switched(False, make(100)), corrected.switched(True, make(100)), make(100)):
+        correction = optax.with_extra_args_support(given)
         state = correction.init(w)
         for tau in (0, 40):
             out, state = correction.update(g, state, w * (1 + tau), staleness=jnp.int32(tau), stale_params=read)

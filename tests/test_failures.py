@@ -396,16 +396,31 @@ def test_threads_name_the_update_and_worker_that_made_the_parameters_infinite(na
     assert not np.isfinite(again.shared.params)
 
 
-@pytest.mark.parametrize("group_size", [1, 2])
-def test_messages_that_queued_up_are_updates_one_by_one(group_size: int) -> None:
-    """An update takes long, so that whoever commits finds several groups; the third update makes it infinite."""
-
+def slow_apply(shared: Any, messages: jax.Array, stale: aj.Stale) -> Any:
     def slowly(value: np.ndarray) -> np.ndarray:
         time.sleep(0.01)
         return value
 
+    return HOSTED.apply(shared, jax.pure_callback(slowly, messages, messages), stale)
+
+
+SLOW = HOSTED._replace(apply=slow_apply)
+
+
+def test_no_job_is_done_twice_while_the_last_update_is_on_its_way() -> None:
+    """An environment on the host can not be asked for one step twice."""
+    jobs: list[tuple[int, int]] = []
+    hook.on_call = lambda worker, call, job: jobs.append((worker, job))
+    aj.run_threads(SLOW, KEY, num_workers=WORKERS, num_updates=20)
+    assert len(set(jobs)) == len(jobs)
+
+
+@pytest.mark.parametrize("group_size", [1, 2])
+def test_messages_that_queued_up_are_updates_one_by_one(group_size: int) -> None:
+    """An update takes long, so that whoever commits finds several groups; the third update makes it infinite."""
+
     def apply(shared: Any, messages: jax.Array, stale: aj.Stale) -> Any:
-        new, metrics = HOSTED.apply(shared, jax.pure_callback(slowly, messages, messages), stale)
+        new, metrics = SLOW.apply(shared, messages, stale)
         grown = jnp.where(new["sum"] > 80, jnp.inf, new["sum"])
         return {"sum": grown, "last": new["last"]}, metrics
 

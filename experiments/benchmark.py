@@ -95,10 +95,7 @@ def ways(args: Args, workers: int, envs: int, unroll: int, updates: int) -> Iter
     if args.threads:
 
         def threads() -> float:
-            # The clock of the workers: it begins when all is compiled, as in the second run of the others.
-            _, schedule = aj.run_threads(method, KEY, num_workers=workers, num_updates=updates)
-            assert schedule.time is not None
-            return float(schedule.time[-1])
+            return clock(aj.run_threads(method, KEY, num_workers=workers, num_updates=updates)[1])
 
         yield "threads", threads
 
@@ -132,6 +129,12 @@ def timed(program: Callable[[], Any]) -> Callable[[], float]:
         return time.perf_counter() - start
 
     return run
+
+
+def clock(schedule: aj.Schedule) -> float:
+    """Seconds by the workers' clock, which begins when all is compiled, as in the second run of the compiled ways."""
+    assert schedule.time is not None
+    return float(schedule.time[-1])
 
 
 def summary(steps: int, seconds: list[float]) -> dict[str, float]:

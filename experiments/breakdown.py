@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from benchmark import KEY, timed
+from benchmark import KEY, clock, timed
 from figure import table
 
 import asyncjax as aj
@@ -113,12 +113,6 @@ def contention(args: Args, workers: int, envs: int, unroll: int) -> list[Any]:
         rows.append([speed, 1e6 * job, 1e6 * wait, wait / (job + wait), schedule.staleness().mean()])
     speed, job, wait, share, staleness = np.median(rows[1:], axis=0)
     return [workers, f"{speed:,.0f}", f"{job:,.0f}", f"{wait:,.0f}", f"{share:.0%}", f"{staleness:.1f}"]
-
-
-def clock(schedule: aj.Schedule) -> float:
-    """Seconds from the beginning of the workers to the last update."""
-    assert schedule.time is not None
-    return float(schedule.time[-1])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import figure
@@ -60,21 +59,13 @@ SMALL = {name: sizes[:2] for name, sizes in SIZES.items()}
 
 
 @dataclasses.dataclass(frozen=True)
-class Args:
+class Args(figure.Output):
     """What to measure."""
 
     axes: tuple[str, ...] = tuple(SIZES)
     """What grows: workers, environments, parameters, updates."""
     repeats: int = 5
     """Timed runs of each size, in turns; the median counts."""
-    results: Path = Path("results")
-    """Folder for the data and the picture."""
-    quick: bool = False
-    """The two smallest numbers of workers and of updates, once."""
-    redraw: bool = False
-    """Draw and report the data of an earlier run, without running anything."""
-    compilation_cache: bool = True
-    """Keep compiled programs in the user's cache directory, so that the next start is quicker."""
 
 
 def run(args: Args) -> Arrays:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import figure
@@ -23,7 +22,7 @@ QUANTITIES = ("staleness", "return")
 
 
 @dataclasses.dataclass(frozen=True)
-class Args:
+class Args(figure.Output):
     """What to record and to emulate."""
 
     env: str = "CartPole-v1"
@@ -44,14 +43,6 @@ class Args:
     """A service model for every worker instead of one for all."""
     reuse: bool = False
     """Take the threaded runs that an earlier command with equal arguments kept in the results."""
-    results: Path = Path("results")
-    """Folder for the records, the data and the picture."""
-    quick: bool = False
-    """Two records and three seeds of 100 updates."""
-    redraw: bool = False
-    """Draw and report the data of an earlier run, without running anything."""
-    compilation_cache: bool = True
-    """Keep compiled programs in the user's cache directory, so that the next start is quicker."""
 
 
 Run = tuple[aj.Schedule, np.ndarray]  # and the returns

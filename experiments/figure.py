@@ -24,23 +24,29 @@ ACTION_VALUES = ("one_step_q", "one_step_sarsa", "n_step_q")
 
 
 @dataclasses.dataclass(frozen=True)
-class Common:
-    """The arguments that every figure has."""
+class Output:
+    """Where a figure goes, and how it comes about: the arguments that `command` looks at."""
 
-    seeds: int = 10
-    """Seeds 0, 1, ...: each has its own parameters, environments and service times, the same in every setting."""
-    hidden: int = 32
-    """Size of the two layers of the networks; images have the default network."""
     results: Path = Path("results")
     """Folder for the data and the picture."""
-    keep: Path | None = None
-    """Folder for finished programs' data, so that a run that was stopped continues; for equal arguments only."""
     quick: bool = False
     """Tiny sizes, to see that it runs: no figure to learn from."""
     redraw: bool = False
     """Draw and report the data of an earlier run, without running anything."""
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache directory, so that the next start is quicker."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Common(Output):
+    """The arguments that every figure of learning has."""
+
+    seeds: int = 10
+    """Seeds 0, 1, ...: each has its own parameters, environments and service times, the same in every setting."""
+    hidden: int = 32
+    """Size of the two layers of the networks; images have the default network."""
+    keep: Path | None = None
+    """Folder for finished programs' data, so that a run that was stopped continues; for equal arguments only."""
 
 
 def command(
@@ -55,7 +61,7 @@ def command(
 
     Args:
       name: of the files.
-      args: the figure's arguments, with those of `Common`.
+      args: the figure's arguments, with those of `Output`.
       small: what `--quick` replaces in them.
       run: arguments -> arrays, all that the picture and the report need, names of settings included.
       plot: arrays -> matplotlib Figure.

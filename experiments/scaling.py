@@ -32,7 +32,7 @@ DISCIPLINES = ("asynchronous", "barrier")
 
 
 @dataclasses.dataclass(frozen=True)
-class Args:
+class Args(figure.Output):
     """What to measure and what to emulate."""
 
     kilobytes: tuple[int, ...] = (10, 1_000, 10_000)
@@ -49,16 +49,8 @@ class Args:
     """Of one run on Ray, roughly."""
     messages: int = 40
     """Of a worker, in an emulated run; the first quarter is not counted."""
-    results: Path = Path("results")
-    """Folder for the data and the picture."""
     keep: Path | None = None
     """Folder for what is measured, size by size, so that a run that was stopped continues; for equal arguments only."""
-    quick: bool = False
-    """Tiny sizes, to see that it runs: no figure to learn from."""
-    redraw: bool = False
-    """Draw and report the data of an earlier run, without running anything."""
-    compilation_cache: bool = True
-    """Keep compiled programs in the user's cache directory, so that the next start is quicker."""
 
 
 class Times(NamedTuple):

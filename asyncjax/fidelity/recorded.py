@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -17,9 +17,8 @@ def service_times(schedule: Schedule, worker: int | None = None) -> np.ndarray:
     Raises:
       ValueError: no times were recorded.
     """
-    if schedule.begin is None or schedule.end is None:
-        raise ValueError("This schedule has no times to fit a model to: record one with run_threads.")
-    times = np.asarray(schedule.end, np.float64) - np.asarray(schedule.begin, np.float64)
+    begin, end = _recorded(schedule.begin, schedule.end)
+    times = end - begin
     return times.ravel() if worker is None else times[np.asarray(schedule.worker) == worker]
 
 
@@ -29,10 +28,8 @@ def commit_times(schedule: Schedule) -> np.ndarray:
     Raises:
       ValueError: no times were recorded.
     """
-    if schedule.time is None or schedule.end is None:
-        raise ValueError("This schedule has no times to fit a model to: record one with run_threads.")
-    time, ready = np.asarray(schedule.time, np.float64), np.asarray(schedule.end, np.float64).max(1)
-    return time - np.maximum(np.concatenate([[0.0], time[:-1]]), ready)
+    time, end = _recorded(schedule.time, schedule.end)
+    return time - np.maximum(np.concatenate([[0.0], time[:-1]]), end.max(1))
 
 
 def fit(schedule: Schedule, family: Family | None = None, *, per_worker: bool = False) -> Service:
@@ -75,10 +72,9 @@ def restart_times(schedule: Schedule) -> np.ndarray:
     Raises:
       ValueError: no times were recorded.
     """
-    if schedule.time is None or schedule.begin is None:
-        raise ValueError("This schedule has no times to fit a model to: record one with run_threads.")
-    worker, begin = np.asarray(schedule.worker).ravel(), np.asarray(schedule.begin, np.float64).ravel()
-    committed = np.repeat(np.asarray(schedule.time, np.float64), schedule.group_size)
+    time, begin = _recorded(schedule.time, schedule.begin)
+    worker, begin = np.asarray(schedule.worker).ravel(), begin.ravel()
+    committed = np.repeat(time, schedule.group_size)
     order = np.lexsort((begin, worker))
     same = worker[order][1:] == worker[order][:-1]
     return np.maximum(begin[order][1:] - committed[order][:-1], 0.0)[same]
@@ -129,6 +125,13 @@ def fit_restart(schedule: Schedule, family: Family | None = None) -> Service:
       True
     """
     return _fitted(restart_times(schedule), family, "restarts")
+
+
+def _recorded(*times: Any) -> list[np.ndarray]:
+    """Times of a schedule that must be there."""
+    if any(time is None for time in times):
+        raise ValueError("This schedule has no times to fit a model to: record one with run_threads.")
+    return [np.asarray(time, np.float64) for time in times]
 
 
 def _fitted(times: np.ndarray, family: Family | None, what: str) -> Service:

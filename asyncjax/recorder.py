@@ -9,16 +9,15 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from asyncjax import schedules, timeline
+from asyncjax import timeline
 from asyncjax.checkpoints import Checkpoints
 from asyncjax.compiling import CompileClock
 from asyncjax.engine import then
 from asyncjax.method import Chunk, State
 from asyncjax.runs import PathLike, Row, check_config, create, read_rows, replace_file, versions
-from asyncjax.schedules import Schedule
+from asyncjax.schedule_parts import ScheduleParts
 
 
 class Recorder:
@@ -71,7 +70,7 @@ class Recorder:
         replace_file(self.path / "config.json", json.dumps(dict(config), indent=2))
         self.update = update = state.update if state else 0
         rows = [row for row in read_rows(self.path) if row["update"] <= update]
-        self.parts = _recorded_schedule(self.path, update) if resume else []
+        self.schedule = ScheduleParts(self.path, update)
         replace_file(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         self.file = open(self.path / "metrics.jsonl", "a")  # noqa: SIM115 (open as long as the run)
         self.checkpoints = Checkpoints(self.path / "checkpoints")
@@ -84,7 +83,7 @@ class Recorder:
         """Records a chunk; saves a checkpoint when one is due."""
         row = self._row(chunk)
         self.update += chunk.schedule.num_updates
-        self.parts.append(chunk.schedule)
+        self.schedule.append(chunk.schedule)
         self.file.write(json.dumps(row, allow_nan=False) + "\n")
         self.file.flush()
         if chunk.state is not None:
@@ -95,10 +94,8 @@ class Recorder:
             self.on_row(row)
 
     def save(self) -> None:
-        """Writes the schedule so far, then a checkpoint: a schedule may reach further than its checkpoint."""
-        if self.parts:
-            self.parts = [_join(self.parts)]
-            schedules.save(self.parts[0], self.path / "schedule.npz")
+        """Writes the schedule since the last time, then a checkpoint: a schedule may reach further than it."""
+        self.schedule.write()
         if self.state is not None:
             self.checkpoints.save(self.state)
         self.last_saved = time.perf_counter()
@@ -115,8 +112,9 @@ class Recorder:
     def _finish(self) -> None:
         try:
             self.save()
-            if self.parts:
-                replace_file(self.path / "timeline.json", json.dumps(timeline.chrome_trace(self.parts[0])))
+            whole = self.schedule.finish()
+            if whole is not None:
+                replace_file(self.path / "timeline.json", json.dumps(timeline.chrome_trace(whole)))
         finally:
             self.compiling.close()
             self.checkpoints.close()
@@ -164,16 +162,3 @@ def _tidy(value: Any) -> Any:
     if not isinstance(value, float):
         return value
     return float(f"{value:.7g}") if math.isfinite(value) else None
-
-
-def _recorded_schedule(path: Path, update: int) -> list[Schedule]:
-    file = path / "schedule.npz"
-    return [schedules.cut(schedules.load(file), 0, update)] if update and file.exists() else []
-
-
-def _join(parts: list[Schedule]) -> Schedule:
-    """One schedule; torn reads loaded from a file take the tree of those that the engine gave."""
-    tree = jax.tree.structure(parts[-1].read)
-    return schedules.concatenate(
-        [part._replace(read=jax.tree.unflatten(tree, jax.tree.leaves(part.read))) for part in parts]
-    )

@@ -1,6 +1,6 @@
 """Run directories: what a run leaves on disk, readable whenever and however it stopped.
 
-    config.json      the arguments             schedule.npz   the schedule that was run
+    config.json      the arguments             schedule.npz   the schedule that was run; while it runs, in schedule/
     versions.json    packages and device       checkpoints/   where to continue from
     metrics.jsonl    one line per chunk        timeline.json  the workers, for Perfetto
 
@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from asyncjax import schedules
+from asyncjax import schedule_parts
 from asyncjax.checkpoints import Checkpoints
 from asyncjax.method import Method, State
 from asyncjax.schedules import Schedule
@@ -78,9 +78,8 @@ def load(path: PathLike) -> Run:
     path = Path(path)
     if not (path / "config.json").is_file():
         raise ValueError(f"{path} holds no run: there is no config.json. Give the directory that a run printed.")
-    schedule = schedules.load(path / "schedule.npz") if (path / "schedule.npz").exists() else None
     config, versions = (json.loads((path / name).read_text()) for name in ("config.json", "versions.json"))
-    return Run(path, config, versions, columns(read_rows(path)), schedule)
+    return Run(path, config, versions, columns(read_rows(path)), schedule_parts.load(path))
 
 
 def read_rows(path: PathLike) -> list[Row]:

@@ -43,7 +43,7 @@ class Args:
     row_every: float = 1.0
     """Seconds between two rows of metrics, and of measurements."""
     checkpoint_every: float = 60.0
-    """Seconds between two checkpoints, each with the whole schedule so far."""
+    """Seconds between two checkpoints."""
     num_params: int = 1000
     """Parameters of the quadratic."""
     seed: int = 0

@@ -20,7 +20,7 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
     ("impala", "MemoryChain-bsuite"): {"core": "gru"},
     ("ppo", "MemoryChain-bsuite"): {"core": "gru"},
     ("policy_gradient", "Catch-bsuite"): {"unroll_length": 9, "num_envs": 16},
-    ("n_step_q", "Acrobot-v1"): {"double": True},
+    ("n_step_q", "Acrobot-v1"): {"double": True, "dueling": True, "learning_rate": 2e-3, "anneal_steps": 2e6},
     ("a3c", "Pendulum-v1"): {"discount": 0.9},
     ("ppo", "Pendulum-v1"): {"discount": 0.9, "anneal_steps": 1e6, "num_minibatches": 8, "learning_rate": 2e-3},
     ("ppo", "*-MinAtar"): IMAGES,
@@ -38,8 +38,8 @@ def tuned(method: str, env: str) -> dict[str, Any]:
 
     Example:
       >>> from asyncjax.tuned import tuned
-      >>> tuned("n_step_q", "Acrobot-v1"), tuned("a3c", "CartPole-v1")
-      ({'double': True}, {})
+      >>> tuned("a3c", "Pendulum-v1"), tuned("a3c", "CartPole-v1")
+      ({'discount': 0.9}, {})
     """
     matching = (options for (name, pattern), options in TUNED.items() if name == method and fnmatchcase(env, pattern))
     return next(matching, {})

@@ -54,6 +54,9 @@ class Learning:
     """Folder for the data and the picture."""
     label: str = ""
     """Added to the names of the files, to keep variants apart."""
+    keep: Path | None = None
+    """emulate: folder for finished seeds, so that a run that was stopped, or gets more seeds, continues; for equal
+    arguments only."""
 
 
 Args = dict[str, Any]  # the options of `Learning` and of the method, by name
@@ -119,6 +122,7 @@ def emulated(args: Args, method: aj.Method, num_updates: int, curve: Any, evalua
         summarize=[curve, evaluation, summaries.mean_staleness],
         num_workers=workers,
         batch_size=None if args["together"] else 1,
+        directory=args["keep"],
     )
     return {name: x[0] for name, x in table.values.items()}
 

@@ -9,14 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from asyncjax.adapters.from_gymnax import NEEDS_DOWNLOAD, gymnax_semantics, import_gymnax
+from asyncjax.adapters.from_gymnax import NEEDS_DOWNLOAD, gymnax_semantics
+from asyncjax.adapters.gymnax_imports import CLASSES, import_class, import_module
 from asyncjax.environment import Box, Discrete, Environment, make_env
 from asyncjax.networks import MinAtarCNN, actor_critic
 from tests import probes
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-gymnax = import_gymnax()
+gymnax = import_module("gymnax.registration")
 IDS = [name for name in gymnax.registered_envs if name != NEEDS_DOWNLOAD]
 CONTINUOUS = {"Pendulum-v1", "MountainCarContinuous-v0", "PointRobot-misc", "Reacher-misc", "Swimmer-misc"}
 
@@ -214,17 +215,41 @@ def test_errors_name_the_fix(env, params, error, words):
     assert all(word in str(caught.value) for word in words), caught.value
 
 
-def test_making_an_environment_imports_no_plotting_library_but_plotting_still_works():
+def test_classes_are_those_of_the_ids():
+    assert {env_id: import_class(path) for env_id, path in CLASSES.items()} == {
+        env_id: gymnax._registry[env_id] for env_id in IDS
+    }
+
+
+def test_an_environment_that_the_user_has_registered_is_found(monkeypatch):
+    cart_pole: Any = import_class(CLASSES["CartPole-v1"])
+
+    class Short(cart_pole):
+        def __init__(self, steps):
+            self.steps = steps
+
+        @property
+        def default_params(self):
+            return super().default_params.replace(max_steps_in_episode=self.steps)
+
+    monkeypatch.setitem(gymnax._registry, "Short-v0", Short)
+    monkeypatch.setattr(gymnax, "registered_envs", [*IDS, "Short-v0"])
+    assert make_env("Short-v0", steps=3).max_steps == 3
+
+
+def test_making_an_environment_imports_its_module_alone_and_all_else_when_it_is_used():
     program = """
 import sys
 import asyncjax.environment
 assert "gymnax" not in sys.modules
 asyncjax.environment.make_env("CartPole-v1")
-slow = {"seaborn", "pandas", "scipy.stats", "matplotlib.pyplot"} & set(sys.modules)
+slow = {"seaborn", "pandas", "scipy.stats", "matplotlib", "gymnax.registration"} & set(sys.modules)
 assert not slow, slow
+cart_pole = sys.modules["gymnax.environments.classic_control.cartpole"].CartPole
 import matplotlib
 matplotlib.use("Agg")
 import gymnax, jax
+assert type(gymnax.make("CartPole-v1")[0]) is cart_pole is gymnax.environments.CartPole
 env, params = gymnax.make("Pong-misc")
 _, state = env.reset(jax.random.key(0), params)
 env.render(state, params)

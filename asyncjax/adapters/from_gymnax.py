@@ -6,10 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import functools
-import importlib
 import inspect
-import sys
-import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
+from asyncjax.adapters.gymnax_imports import CLASSES, import_class, import_module
 from asyncjax.environment import Box, Discrete, Environment, Space, Step
 from asyncjax.traced import is_traced
 
@@ -43,7 +41,21 @@ def default_env(env_id: str) -> Environment:
 
 def construct(env_id: str, params: dict[str, Any]) -> tuple[Any, str, dict[str, Any]]:
     """The gymnax object of an id, built with those of `params` that its constructor takes, its id, the other params."""
-    registration = import_gymnax().registration
+    factory = factory_of(env_id)
+    accepted = set(inspect.signature(factory).parameters)
+    with gymnax_semantics():
+        env = factory(**{name: value for name, value in params.items() if name in accepted})
+        defaults = env.default_params
+    rest = {name: value for name, value in params.items() if name not in accepted}
+    check_params(env_id, rest, [field.name for field in dataclasses.fields(defaults)], sorted(accepted))
+    return env, env_id, rest
+
+
+def factory_of(env_id: str) -> Callable[..., Any]:
+    """What makes the environment of a gymnax id, one that was registered by its user included."""
+    if env_id in CLASSES:
+        return import_class(CLASSES[env_id])
+    registration = import_module("gymnax.registration")
     ids = [name for name in registration.registered_envs if name != NEEDS_DOWNLOAD]
     if env_id == NEEDS_DOWNLOAD:
         raise ValueError(
@@ -57,13 +69,7 @@ def construct(env_id: str, params: dict[str, Any]) -> tuple[Any, str, dict[str, 
             f"env={env_id!r} is not a gymnax id. "
             + (f"Did you mean {' or '.join(near)}?" if near else f"Choose one of {', '.join(ids)}.")
         )
-    accepted = set(inspect.signature(registration._registry[env_id]).parameters)
-    constructor = {name: value for name, value in params.items() if name in accepted}
-    with gymnax_semantics():
-        env, defaults = registration.make(env_id, **constructor)
-    rest = {name: value for name, value in params.items() if name not in accepted}
-    check_params(env_id, rest, [field.name for field in dataclasses.fields(defaults)], sorted(accepted))
-    return env, env_id, rest
+    return registration._registry[env_id]
 
 
 def check_params(name: str, params: dict[str, Any], fields: list[str], more: list[str]) -> None:
@@ -81,9 +87,9 @@ def from_gymnax(env: Any, name: str, params: dict[str, Any]) -> Environment:
         defaults = env.default_params
         check_params(name, params, [field.name for field in dataclasses.fields(defaults)], [])
         env_params = dataclasses.replace(defaults, **params)
-        state_like, observation_like = steady_types(env, env_params)
-        observation_space = to_space(env.observation_space(env_params), observation_like)
         action_space = to_space(env.action_space(env_params), None)
+        state_like, observation_like = steady_types(env, env_params, action_space)
+        observation_space = to_space(env.observation_space(env_params), observation_like)
 
     def reset(key: jax.Array) -> tuple[PyTree, PyTree]:
         observation, state = env.reset(key, env_params)
@@ -105,7 +111,7 @@ def time_limit(env: Any, params: Any) -> int | None:
     """The limit of gymnax's own truncation rule; an environment may have another rule."""
     rule = getattr(type(env), "is_truncated", None)
     limit = getattr(params, "max_steps_in_episode", None)
-    if rule is not import_gymnax().environments.environment.Environment.is_truncated:
+    if rule is not import_module("gymnax.environments.environment").Environment.is_truncated:
         return None
     return None if limit is None or is_traced(limit) else int(limit)
 
@@ -134,12 +140,13 @@ def traced(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def steady_types(env: Any, params: Any) -> tuple[PyTree, PyTree]:
+def steady_types(env: Any, params: Any, action_space: Space) -> tuple[PyTree, PyTree]:
     """The types of state and observation that a loop can carry: those that `reset` and `step` agree on."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    action = jax.eval_shape(lambda k: env.action_space(params).sample(k), key)
-    observation, state = jax.eval_shape(env.reset, key, params)
-    for _ in range(3):  # A leaf that `step` promotes may promote others in turn.
+    key = jax.eval_shape(jax.random.key, jax.ShapeDtypeStruct((), np.uint32))
+    action = jax.tree.map(strong, action_space, is_leaf=lambda x: isinstance(x, (Discrete, Box)))
+    observation, state = jax.tree.map(strong, jax.eval_shape(env.reset, key, params))
+    before = None
+    while before != (before := jax.tree.leaves((state, observation))):  # A leaf that is promoted may promote others.
         outcome = jax.eval_shape(env.step, key, state, action, params)
         if len(outcome) != 6:
             raise TypeError(
@@ -153,11 +160,16 @@ def steady_types(env: Any, params: Any) -> tuple[PyTree, PyTree]:
     return state, observation
 
 
+def strong(x: Any) -> jax.ShapeDtypeStruct:
+    """The type of what has a shape and a dtype, without weak types."""
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+
 def join_types(x: jax.ShapeDtypeStruct, y: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     """The type that holds both, without weak types."""
     if x.shape != y.shape:
         raise ValueError(f"{x.shape} and {y.shape}")
-    return jax.ShapeDtypeStruct(x.shape, x.dtype if x.dtype == y.dtype else jnp.promote_types(x.dtype, y.dtype))
+    return strong(x) if x.dtype == y.dtype else jax.ShapeDtypeStruct(x.shape, jnp.promote_types(x.dtype, y.dtype))
 
 
 def cast_like(tree: PyTree, like: PyTree) -> PyTree:
@@ -177,29 +189,3 @@ def to_space(space: Any, like: PyTree) -> Space:
     if isinstance(space.spaces, dict):
         return {name: to_space(s, None if like is None else like[name]) for name, s in space.spaces.items()}
     return [to_space(s, None if like is None else like[i]) for i, s in enumerate(space.spaces)]
-
-
-def import_gymnax() -> Any:
-    """gymnax, without the second and more that the plotting libraries take which it imports at its top."""
-    if "gymnax" not in sys.modules:
-        stand_ins = {name: Later(name) for name in ("seaborn", "matplotlib.pyplot") if name not in sys.modules}
-        sys.modules.update(stand_ins)
-        try:
-            return importlib.import_module("gymnax")
-        except (ImportError, AttributeError):
-            pass  # A gymnax that needs the real libraries at import gets them below.
-        finally:
-            for name, module in stand_ins.items():
-                if sys.modules.get(name) is module:
-                    del sys.modules[name]
-    return importlib.import_module("gymnax")
-
-
-class Later(types.ModuleType):
-    """Stands in for a module until somebody uses it."""
-
-    def __getattr__(self, name: str) -> Any:
-        """The real module's attribute."""
-        if sys.modules.get(self.__name__) is self:
-            raise AttributeError(name)  # gymnax is still being imported: nobody plots now.
-        return getattr(importlib.import_module(self.__name__), name)

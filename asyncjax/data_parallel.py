@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from asyncjax.method import Method, PyTree
+from asyncjax.method import Method, Metrics, PyTree, Stale
 
 Device = Any  # jax.Device, which type checkers take for a variable
+Divide = Callable[[PyTree], PyTree]
+_divide: ContextVar[Divide] = ContextVar("divide", default=lambda rows: rows)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Divided:
+    """The messages of a group, divided over so many devices."""
+
+    messages: PyTree
+    num_devices: int = dataclasses.field(metadata={"static": True})
+
+
+def divide_rows() -> Divide:
+    """What divides rows [B, ...] over the learner's devices; on one device it does nothing.
+
+    For an update that gathers rows from all over its batch, such as minibatches: XLA would give all of them to every
+    device. It holds where it is called, in a method's `apply`; functions that JAX may cache get it as an argument.
+    """
+    return _divide.get()
 
 
 class Placement(NamedTuple):
@@ -30,7 +53,7 @@ class Placement(NamedTuple):
         """Where the buffer lies: a copy on each device."""
         return NamedSharding(Mesh(np.array(self.devices), ("devices",)), PartitionSpec())
 
-    def divide(self, messages: PyTree) -> PyTree:
+    def divide(self, messages: PyTree) -> PyTree | Divided:
         """Messages [G, ...], divided over the devices: by messages as far as G allows, else along `axis`.
 
         Whole messages first, because methods line the rows of all messages up, message by message.
@@ -52,7 +75,19 @@ class Placement(NamedTuple):
                 )
         mesh = Mesh(np.array(self.devices).reshape(by_message, by_row), ("messages", "rows"))
         spec = PartitionSpec("messages", *[None] * self.axis, *(["rows"] if by_row > 1 else []))
-        return jax.lax.with_sharding_constraint(messages, NamedSharding(mesh, spec))
+        divided = jax.lax.with_sharding_constraint(messages, NamedSharding(mesh, spec))
+        return Divided(divided, num_devices)
+
+
+def _divide_rows(num_devices: int, rows: PyTree) -> PyTree:
+    num_rows = jax.tree.leaves(rows)[0].shape[0]
+    if num_rows % num_devices:
+        raise ValueError(
+            f"Minibatches of {num_rows} segments can not be divided over {num_devices} devices: choose fewer"
+            " minibatches or devices, more environments or larger groups, so that each has a multiple of that."
+        )
+    mesh = AbstractMesh((num_devices,), ("rows",))
+    return jax.lax.with_sharding_constraint(rows, NamedSharding(mesh, PartitionSpec("rows")))
 
 
 def data_parallel(method: Method, devices: Sequence[Device], *, axis: int = 1) -> Method:
@@ -66,15 +101,14 @@ def data_parallel(method: Method, devices: Sequence[Device], *, axis: int = 1) -
     everything on one device, as always. On Ray the learner is in the calling process, like the buffer.
 
     Args:
-      method: with one device any method; with several one whose messages are data and whose update takes them all at
-        once: `impala`. Not `ppo`: its shuffled minibatches cut across the division, and compiling that took XLA more
-        than a minute (jax 0.10.2, 4 devices).
+      method: with one device any method; with several one whose messages are data: `impala`, `ppo`. A minibatch of
+        `ppo` has rows from all devices, and is divided anew.
       devices: D of this process; one device moves the learner there and divides nothing.
       axis: of a message's leaves, which is divided; 1 has the environments of trajectories, [T, N, ...].
 
     Returns:
-      A Method. With D > 1 the group size or the number of environments, or both together, must be multiples of D;
-      otherwise engines raise a ValueError.
+      A Method. With D > 1 the group size or the number of environments, or both together, must be multiples of D, and
+      so must a minibatch's segments; otherwise engines raise a ValueError.
 
     Raises:
       ValueError: no devices, one of them twice, or a negative axis.
@@ -96,4 +130,14 @@ def data_parallel(method: Method, devices: Sequence[Device], *, axis: int = 1) -
         raise ValueError(f"devices={list(devices)}: give one device or more, each once, such as jax.local_devices().")
     if axis < 0:
         raise ValueError(f"axis={axis}: count the axes of a message's leaves from 0.")
-    return method._replace(placement=Placement(tuple(devices), axis))
+
+    def apply(shared: PyTree, messages: PyTree | Divided, stale: Stale) -> tuple[PyTree, Metrics]:
+        if not isinstance(messages, Divided):
+            return method.apply(shared, messages, stale)
+        token = _divide.set(partial(_divide_rows, messages.num_devices))
+        try:
+            return method.apply(shared, messages.messages, stale)
+        finally:
+            _divide.reset(token)
+
+    return method._replace(apply=apply, placement=Placement(tuple(devices), axis))

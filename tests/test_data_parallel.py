@@ -13,6 +13,7 @@ from tests.test_processes import run
 DEVICES = "--xla_force_host_platform_device_count=8"
 
 SCRIPT = """
+from asyncjax.host import HostProgram, cached_host_program
 from tests.laws import assert_close
 
 devices = jax.devices()
@@ -27,11 +28,14 @@ def threads(method, **options):
 
 def where(tree):
     return {frozenset(leaf.devices()) for leaf in jax.tree.leaves(tree)}
+
+
+def code(method, num_workers, group_size, view):
+    program = cached_host_program(method, num_workers, group_size, (0,) * len(jax.tree.leaves(view)))
+    return program.apply_on(program.home(devices[0])).as_text()
 """
 
 DIVIDED = """
-from asyncjax.host import HostProgram, cached_host_program
-
 shared = aj.data_parallel(plain, learners)
 for group_size in (1, 2, 4):
     used = []
@@ -44,9 +48,27 @@ for group_size in (1, 2, 4):
     assert_equal(aj.replay(shared, schedule, KEY, num_workers=4), result)
     alone = aj.replay(plain, schedule, KEY, num_workers=4)
     assert_close((alone.shared.params, alone.metrics), (result.shared.params, result.metrics), 1e-4)
-    program = cached_host_program(shared, 4, group_size, (0,) * len(jax.tree.leaves(plain.view(alone.shared))))
-    code = program.apply_on(program.home(devices[0])).as_text()
-    assert "all-reduce" in code
+    assert "all-reduce" in code(shared, 4, group_size, plain.view(alone.shared))
+"""
+
+MINIBATCHES = """
+plain = aj.ppo("Catch-bsuite", num_envs=8, unroll_length=3, num_minibatches=2)
+shared = aj.data_parallel(plain, learners)
+options = {"num_workers": 2, "num_updates": 10, "devices": actors[:1]}
+result, schedule = aj.run_threads(shared, KEY, **options)
+assert_equal(aj.replay(shared, schedule, KEY, num_workers=2), result)
+alone = aj.replay(plain, schedule, KEY, num_workers=2)
+assert_close((alone.shared.params, alone.metrics), (result.shared.params, result.metrics), 1e-4)
+whole, divided = (code(method, 2, 1, plain.view(alone.shared)) for method in (plain, shared))
+# 4 segments of 3 steps are a minibatch, with 64 hidden units; of a device's it is one segment.
+assert "f32[12,64]" in whole and "f32[12,64]" not in divided and "f32[3,64]" in divided
+
+try:
+    aj.run_threads(aj.data_parallel(plain, devices), KEY, **options)
+except ValueError as error:
+    assert "Minibatches of 4 segments can not be divided over 8 devices: choose fewer" in str(error)
+else:
+    raise AssertionError("4 segments over 8 devices")
 """
 
 APART = """
@@ -67,6 +89,10 @@ assert_equal(aj.replay(shared, whole, KEY, num_workers=4, state=first)[:2], more
 def test_a_divided_batch_gives_the_same_gradient_up_to_rounding_and_replays_bit_for_bit() -> None:
     """Groups of 1, 2 and 4 on 4 devices: each message, half a message and a whole message for each device."""
     run(SCRIPT + DIVIDED, xla_flags=DEVICES)
+
+
+def test_minibatches_with_rows_from_all_devices_are_divided_too() -> None:
+    run(SCRIPT + MINIBATCHES, xla_flags=DEVICES)
 
 
 def test_the_learner_has_a_device_of_its_own_and_the_actors_have_others() -> None:

@@ -12,6 +12,7 @@ import optax
 
 from asyncjax import returns
 from asyncjax.actor_critic import Agent, collect, distribution, forward, start
+from asyncjax.data_parallel import Divide, divide_rows
 from asyncjax.exact import apart
 from asyncjax.method import Halves, Method, Metrics, PyTree, Stale
 from asyncjax.methods.gradient import alone, annealed, clipped, only, promoting
@@ -126,7 +127,7 @@ def trajectory_method(
         members = jnp.arange(len(stale.staleness), dtype=jnp.int32)
         return jax.lax.scan(one, (nothing, state), (members, stale))[0]
 
-    def apply(shared: Learner, messages: Trajectory, stale: Stale) -> tuple[Learner, Metrics]:
+    def apply(divide: Divide, shared: Learner, messages: Trajectory, stale: Stale) -> tuple[Learner, Metrics]:
         stale_params, staleness = only(stale) if alone(stale) else stale
         limit = jnp.iinfo(jnp.int32).max if max_staleness is None else max_staleness
         fresh_enough = stale.staleness <= limit
@@ -139,7 +140,7 @@ def trajectory_method(
             params, opt_state, corrector = learner
             minibatch, rows = batch, Rows(accepted, message)
             if num_minibatches > 1:
-                minibatch, rows = take((batch, rows), order)
+                minibatch, rows = divide(take((batch, rows), order))
             grads, metrics = gradient(params, minibatch, rows.accepted)
             ess = {**prepared, **metrics}["effective_sample_size"]
             known = {"staleness": staleness, "stale_params": stale_params, "effective_sample_size": ess}
@@ -173,7 +174,7 @@ def trajectory_method(
         init=init,
         view=lambda shared: shared.params,
         work=work,
-        apply=lambda shared, messages, stale: apart(apply, stale.staleness[0] >= 0, shared, messages, stale),
+        apply=lambda *args: apart(partial(apply, divide_rows()), args[2].staleness[0] >= 0, *args),
         policy=agent.policy,
         halves=Halves(work, None, partial(distribution, agent)),
     )

@@ -109,11 +109,16 @@ def parse(argv: list[str], prog: str, description: str | None, **parts: type) ->
     """
     import tyro
 
-    env = environment_name(argv)
-    commands = {name: command(name, factory, tuned(name, env), **parts) for name, factory in factories().items()}
-    chosen = tyro.extras.subcommand_cli_from_dict(
-        commands, args=argv, prog=prog, description=description, config=(tyro.conf.OmitArgPrefixes,)
-    )
+    env, config = environment_name(argv), (tyro.conf.OmitArgPrefixes,)
+    known = factories()
+    wanted = [name for name in known if name in argv[:1]] or list(known)
+    commands = {name: command(name, known[name], tuned(name, env), **parts) for name in wanted}
+    if len(wanted) == 1:  # the others, left out, would take longer than itself
+        chosen: Any = tyro.cli(commands[wanted[0]], args=argv[1:], prog=f"{prog} {wanted[0]}", config=config)
+    else:
+        chosen = tyro.extras.subcommand_cli_from_dict(
+            commands, args=argv, prog=prog, description=description, config=config
+        )
     return type(chosen).__name__, {name: x for part in vars(chosen).values() for name, x in vars(part).items()}
 
 

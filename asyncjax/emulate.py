@@ -97,7 +97,8 @@ def emulate(
     collected: list[Metrics] = []
     for start, stop in chunks(state.update, schedule.num_updates, chunk_size):
         carry, metrics = step(carry, planner.chunk(start, stop, chunk_size))
-        bad = start + int(carry.first_bad) if carry.first_bad >= 0 else None
+        first_bad = int(carry.first_bad)
+        bad = start + first_bad if first_bad >= 0 else None
         done = stop if bad is None else bad + 1
         collected.append({name: np.asarray(values)[: done - start] for name, values in metrics.items()})
         if callback is not None:

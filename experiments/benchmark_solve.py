@@ -2,10 +2,10 @@
 
     python experiments/benchmark_solve.py --problems forest_1e5 garnet_1e4 --discounts 0.99 0.999 --rounds 5
 
-Every solver stops by its own rule for the same tolerance; what it returns is then certified by our full
-residual in float64, outside the clock. Problems are converted beforehand, compilation is
-reported apart: it is the first call's time minus the median of the others. Peers that are not
-installed are named and left out.
+Every solver stops by its own rule for the same tolerance and starts from nothing in every round; what it
+returns is then certified by our full residual in float64, outside the clock. Problems are converted
+beforehand, compilation is reported apart: it is the first call's time minus the median of the others. Peers
+that are not installed are named and left out.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ PROBLEMS: dict[str, Callable[[], MDP]] = {
     "grid_1000": lambda: aj.mdp.grid_world((1000, 1000)),
 }
 
-Solver = Callable[[], np.ndarray]
+Call = Callable[[], np.ndarray]  # solves, and returns the values
+Solver = Callable[[], Call]  # makes a call that knows nothing of earlier ones: peers go on from their last answer
 
 
 @dataclass
@@ -52,6 +54,8 @@ class Arguments:
     """The error to certify."""
     rounds: int = 5
     """Rounds, each of which runs every solver once; the median counts."""
+    mdpax_sweeps: int = 10**6
+    """Stop mdpax after so many, where it would take hours; its certified error then tells how far it came."""
     sweeps: bool = False
     """Measure a Jacobi sweep instead: backups per second, bytes per backup, share of the memory's bandwidth."""
     output: Path | None = None
@@ -63,7 +67,8 @@ def main(arguments: Arguments) -> None:
     for name in arguments.problems:
         mdp = PROBLEMS[name]()
         if arguments.sweeps:
-            print_row(measure_sweep(name, mdp), arguments.output)
+            for row in measure_sweeps(name, mdp):
+                print_row(row, arguments.output)
             continue
         for discount in arguments.discounts:
             for row in compare(arguments, name, mdp, discount):
@@ -72,15 +77,16 @@ def main(arguments: Arguments) -> None:
 
 def compare(arguments: Arguments, name: str, mdp: MDP, discount: float) -> list[dict[str, Any]]:
     """Interleaved rounds of all solvers on one problem."""
-    solvers = {label: prepare(label, mdp, discount, arguments.tolerance) for label in arguments.solvers}
+    solvers = {label: prepare(label, mdp, discount, arguments) for label in arguments.solvers}
     times: dict[str, list[float]] = {label: [] for label, solver in solvers.items() if solver}
     answers: dict[str, np.ndarray] = {}
     for _ in range(arguments.rounds + 1):
         for label in times:
             solver = solvers[label]
             assert solver is not None
+            call = solver()
             begin = time.perf_counter()
-            answers[label] = solver()
+            answers[label] = call()
             times[label].append(time.perf_counter() - begin)
     rows = []
     for label, seconds in times.items():
@@ -105,16 +111,16 @@ def certified_error(mdp: MDP, values: np.ndarray, discount: float) -> float:
     return max(residual.high, -residual.low) / (1 - discount)
 
 
-def prepare(label: str, mdp: MDP, discount: float, tolerance: float) -> Solver | None:
-    """A call without arguments that solves the problem; None where the solver is not installed."""
+def prepare(label: str, mdp: MDP, discount: float, arguments: Arguments) -> Solver | None:
+    """A solver of the problem; None where it is not installed."""
     package, _, option = label.partition(":")
     if package == "asyncjax":
         how: dict[str, Any] = {"backend": "jax"} if option == "jax" else {"method": option} if option else {}
-        return lambda: aj.solve(mdp, discount, tolerance=tolerance, **how).values
+        return lambda: lambda: aj.solve(mdp, discount, tolerance=arguments.tolerance, **how).values
     if importlib.util.find_spec(package) is None:
         print(f"{package} is not installed: left out", file=sys.stderr)
         return None
-    return PEERS[package](mdp, discount, tolerance)
+    return PEERS[package](mdp, discount, arguments)
 
 
 def closed_rows(mdp: MDP) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -127,7 +133,7 @@ def closed_rows(mdp: MDP) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return mdp.reward.T, successor, probability
 
 
-def quantecon_solver(mdp: MDP, discount: float, tolerance: float) -> Solver:
+def quantecon_solver(mdp: MDP, discount: float, arguments: Arguments) -> Solver:
     """Modified policy iteration of quantecon, in its sparse state-action form."""
     import scipy.sparse as sparse
     from quantecon.markov import DiscreteDP  # type: ignore[import-not-found]
@@ -138,32 +144,29 @@ def quantecon_solver(mdp: MDP, discount: float, tolerance: float) -> Solver:
     arrays = probability.ravel(), successor.ravel(), np.arange(0, pairs * width + 1, width)
     state, action = np.divmod(np.arange(pairs), num_actions)
     problem = DiscreteDP(reward.ravel(), sparse.csr_matrix(arrays, (pairs, num_states)), discount, state, action)
-    return lambda: problem.solve(method="mpi", epsilon=tolerance, max_iter=10**6).v
+    return lambda: lambda: problem.solve(method="mpi", epsilon=arguments.tolerance, max_iter=10**6).v
 
 
-def mdpsolver_solver(mdp: MDP, discount: float, tolerance: float) -> Solver:
+def mdpsolver_solver(mdp: MDP, discount: float, arguments: Arguments) -> Solver:
     """Modified policy iteration of mdpsolver."""
     import mdpsolver  # type: ignore[import-not-found]
 
-    reward, successor, probability = closed_rows(mdp)
-    model = mdpsolver.model()
-    model.mdp(
-        discount=discount,
-        rewards=reward.tolist(),
-        tranMatWithZeros=[],
-        tranMatElementwise=[],
-        tranMatProbs=probability.tolist(),
-        tranMatColumns=successor.tolist(),
-    )
+    reward, successor, probability = (x.tolist() for x in closed_rows(mdp))
 
-    def run() -> np.ndarray:
-        model.solve(algorithm="mpi", tolerance=tolerance, update="standard")
-        return np.array(model.getValueVector())
+    def fresh() -> Call:
+        model = mdpsolver.model()
+        model.mdp(discount=discount, rewards=reward, tranMatProbs=probability, tranMatColumns=successor)
 
-    return run
+        def run() -> np.ndarray:
+            model.solve(algorithm="mpi", tolerance=arguments.tolerance, update="standard")
+            return np.array(model.getValueVector())
+
+        return run
+
+    return fresh
 
 
-def mdpax_solver(mdp: MDP, discount: float, tolerance: float) -> Solver:
+def mdpax_solver(mdp: MDP, discount: float, arguments: Arguments) -> Solver:
     """Value iteration of mdpax; it computes transitions from functions, which here read the arrays."""
     import jax
     import jax.numpy as jnp
@@ -197,48 +200,63 @@ def mdpax_solver(mdp: MDP, discount: float, tolerance: float) -> Solver:
             return successor[state[0], action[0], random_event[0]][None], reward[state[0], action[0]]
 
     # Its default, the span of the changes, certifies a policy and leaves the values far off.
-    solver = ValueIteration(Table(), gamma=discount, epsilon=tolerance, convergence_test="max_diff", verbose=0)
+    how: dict[str, Any] = {"epsilon": arguments.tolerance, "convergence_test": "max_diff", "verbose": 0}
+    solver = ValueIteration(Table(), gamma=discount, **how)
     start = solver.values
 
-    def run() -> np.ndarray:
-        solver.values, solver.iteration = start, 0  # or it goes on from its last answer
-        return np.asarray(solver.solve(max_iterations=10**6).values)
+    def fresh() -> Call:
+        solver.values, solver.iteration = start, 0
+        return lambda: np.asarray(solver.solve(max_iterations=arguments.mdpax_sweeps).values)
 
-    return run
+    return fresh
 
 
-PEERS: dict[str, Callable[[MDP, float, float], Solver]] = {
+PEERS: dict[str, Callable[[MDP, float, Arguments], Solver]] = {
     "quantecon": quantecon_solver,
     "mdpsolver": mdpsolver_solver,
     "mdpax": mdpax_solver,
 }
 
 
-def measure_sweep(name: str, mdp: MDP, repeats: int = 7) -> dict[str, Any]:
-    """One full Jacobi sweep: the bytes it must move against what plain copying moves in the same time."""
+def measure_sweeps(name: str, mdp: MDP, repeats: int = 11) -> Iterator[dict[str, Any]]:
+    """One full Jacobi sweep: the bytes it must move against those that plain summing reads in the same time."""
+    import jax
+    import jax.numpy as jnp
+
+    jax.config.update("jax_enable_x64", True)
     model = HostModel(mdp, 0.99)
     values = model.improve(np.zeros(mdp.num_states)).values
-    seconds = statistics.median(_timed(lambda: model.improve(values)) for _ in range(repeats))
+    arrays, vector = MDP(*map(jnp.asarray, mdp)), jnp.asarray(values)
+    operator = jax.jit(partial(aj.mdp.bellman, discount=0.99))
     per_backup = mdp.num_successors * 12 + 8  # a probability and an index for each successor, and the reward
     moved = mdp.num_states * (mdp.num_actions * per_backup + 16)  # values in and out
-    bandwidth = measured_bandwidth(model)
-    return {
-        "problem": name,
-        "milliseconds": round(1e3 * seconds, 3),
-        "backups_per_second": round(mdp.num_states * mdp.num_actions / seconds / 1e6) * 10**6,
-        "bytes_per_backup": per_backup,
-        "gigabytes_per_second": round(moved / seconds / 1e9, 1),
-        "bandwidth": round(bandwidth / 1e9, 1),
-        "share": round(moved / seconds / bandwidth, 2),
+    sweeps: dict[str, tuple[int, Callable[[], Any]]] = {
+        "solver: values, policy, certificate": (model.num_threads, lambda: model.improve(values)),
+        "bellman, compiled: values": (os.cpu_count() or 1, lambda: operator(arrays, vector).block_until_ready()),
     }
+    for what, (num_threads, sweep) in sweeps.items():
+        sweep()
+        seconds = statistics.median(_timed(sweep) for _ in range(repeats))
+        bandwidth = measured_bandwidth(num_threads)
+        yield {
+            "problem": name,
+            "sweep": what,
+            "threads": num_threads,
+            "milliseconds": round(1e3 * seconds, 3),
+            "backups_per_second": round(mdp.num_states * mdp.num_actions / seconds / 1e6) * 10**6,
+            "bytes_per_backup": per_backup,
+            "gigabytes_per_second": round(moved / seconds / 1e9, 1),
+            "bandwidth": round(bandwidth / 1e9, 1),
+            "share": round(moved / seconds / bandwidth, 2),
+        }
 
 
-def measured_bandwidth(model: HostModel, size: int = 1 << 25) -> float:
-    """Bytes per second that the model's threads read together, from arrays far larger than the caches."""
+def measured_bandwidth(num_threads: int, size: int = 1 << 25) -> float:
+    """Bytes per second that so many threads read together, from arrays far larger than the caches."""
     from concurrent.futures import ThreadPoolExecutor
 
-    arrays = [np.ones(size) for _ in range(model.num_threads)]
-    with ThreadPoolExecutor(model.num_threads) as threads:
+    arrays = [np.ones(size) for _ in range(num_threads)]
+    with ThreadPoolExecutor(num_threads) as threads:
         seconds = min(_timed(lambda: list(threads.map(np.sum, arrays))) for _ in range(5))
     return sum(array.nbytes for array in arrays) / seconds
 

@@ -12,6 +12,7 @@ continues from its last checkpoint with --resume.
 from __future__ import annotations
 
 import json
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +28,8 @@ from asyncjax.solvers import Progress, Solution
 
 Grid = tuple[int, int]
 
+_PEAK_UNIT = 2**30 if sys.platform == "darwin" else 2**20  # getrusage counts bytes on macOS, KiB on Linux
+
 # name -> size -> (problem, height and width if its states are cells)
 PROBLEMS: dict[str, Callable[[int], tuple[AnyMDP, Grid | None]]] = {
     "frozen_lake_4x4": lambda _: (aj.mdp.frozen_lake("4x4"), (4, 4)),
@@ -36,6 +39,7 @@ PROBLEMS: dict[str, Callable[[int], tuple[AnyMDP, Grid | None]]] = {
     "two_state": lambda _: (aj.mdp.two_state(), None),
     "forest": lambda n: (aj.mdp.forest(n or 3), None),
     "garnet": lambda n: (aj.mdp.garnet(0, n or 10_000, 6, 8), None),
+    "hashed_garnet": lambda n: (aj.mdp.hashed_garnet(0, n or 10_000, 4, 5), None),
     "corridor": lambda n: (aj.mdp.corridor(n or 20), None),
     "cycle": lambda n: (aj.mdp.cycle(n or 20), None),
     "random_walk": lambda n: (aj.mdp.random_walk(n or 5), None),
@@ -194,6 +198,7 @@ def print_table(solution: Solution, directory: Path) -> None:
         ("tolerance", f"{met} (asked of the {solution.certifies})"),
         ("sweeps, backups", f"{solution.sweeps:,}, {solution.backups:,}"),
         ("seconds", f"{solution.seconds:.3f}, and {solution.compile_seconds:.2f} to compile"),
+        ("peak memory", f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _PEAK_UNIT:.2f} GiB"),
         ("written to", str(directory)),
     ):
         table.add_row(label, value)

@@ -25,6 +25,8 @@ PROBLEMS = {
     "machine": aj.mdp.machine_replacement(),
     "inventory": aj.mdp.inventory(),
     "mountain_car": aj.mdp.tabulate(aj.mdp.mountain_car(9, 8)),
+    "hashed": aj.mdp.tabulate(aj.mdp.hashed_garnet(3, 11, 2, 4)),
+    "wide": aj.mdp.garnet(0, 150, 2, 140),  # more successors than are summed term by term
     "perishable": aj.mdp.tabulate(aj.mdp.perishable_inventory(max_order=3, max_demand=12)),
 }
 

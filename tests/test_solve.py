@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -31,6 +30,11 @@ PROBLEMS = {
 SYNCHRONOUS = [name for name in METHODS if name != "async"]
 
 
+def single(mdp):
+    """The same problem in float32."""
+    return MDP(*(np.asarray(x, np.float32) if x.dtype == np.float64 else x for x in mdp))
+
+
 def error(solution, mdp, discount):
     return np.abs(solution.values - aj.mdp.exact_values(mdp, discount)).max()
 
@@ -52,7 +56,7 @@ def test_every_method_reaches_the_exact_values(method, problem):
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "gauss_seidel"])
 def test_the_compiled_backend_in_float32(method):
     mdp, discount = PROBLEMS["garnet"]
-    solution = aj.solve(mdp, discount, method=method, tolerance=1e-2, backend="jax")
+    solution = aj.solve(single(mdp), discount, method=method, tolerance=1e-2, backend="jax")
     assert solution.values.dtype == np.float32
     assert solution.converged
     assert error(solution, mdp, discount) <= solution.bound
@@ -60,21 +64,21 @@ def test_the_compiled_backend_in_float32(method):
 
 def test_the_compiled_backend_in_float64():
     mdp, discount = PROBLEMS["frozen_lake"]
-    with jax.enable_x64(True):
-        solution = aj.solve(mdp, discount, tolerance=1e-10, backend="jax")
+    assert jnp.zeros(()).dtype == jnp.float32  # the type of the arrays decides
+    solution = aj.solve(mdp, discount, tolerance=1e-10, backend="jax")
     assert solution.values.dtype == np.float64
     assert error(solution, mdp, discount) <= solution.bound <= 1e-10
 
 
 def test_arrays_in_float32_are_solved_in_float32():
-    mdp = MDP(*(np.asarray(x, np.float32) if x.dtype == np.float64 else x for x in PROBLEMS["garnet"][0]))
+    mdp = single(PROBLEMS["garnet"][0])
     solution = aj.solve(mdp, 0.95, tolerance=1e-2)
     assert solution.values.dtype == np.float32
     assert error(solution, mdp, 0.95) <= solution.bound <= 1e-2
 
 
 def test_what_rounding_does_not_allow_is_not_claimed():
-    solution = aj.solve(PROBLEMS["garnet"][0], 0.95, tolerance=1e-12, backend="jax")
+    solution = aj.solve(single(PROBLEMS["garnet"][0]), 0.95, tolerance=1e-12, backend="jax")
     assert not solution.converged
     assert error(solution, *PROBLEMS["garnet"]) <= solution.bound
 
@@ -211,6 +215,22 @@ def test_a_function_is_solved_like_its_table(monkeypatch):
     solution = aj.solve(car, 0.9, tolerance=1e-3)
     assert solution.converged
     assert error(solution, table, 0.9) <= solution.bound
+
+
+def test_a_function_is_compiled_once():
+    traces = []
+
+    def transition(state, action):
+        traces.append(1)
+        return jnp.ones(()), ((state + 1) % 7)[None], jnp.ones(1)
+
+    cycle = FunctionMDP(7, 2, transition)
+    first, count = aj.solve(cycle, 0.5), len(traces)
+    second = aj.solve(cycle, 0.9)
+    assert len(traces) == count
+    for solution, value in ((first, 2.0), (second, 10.0)):
+        np.testing.assert_allclose(solution.values, value, rtol=1e-6)
+        assert solution.sweeps == 1  # it is known that no episode ends, so that one shift is exact
 
 
 def test_progress_stopping_and_continuing():

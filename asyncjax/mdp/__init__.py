@@ -4,7 +4,7 @@ from asyncjax.mdp.check import check, check_function
 from asyncjax.mdp.convert import from_arrays, from_rows, from_scipy, load, save, tabulate
 from asyncjax.mdp.core import MDP, AnyMDP, FunctionMDP, action_values, bellman, policy_backup
 from asyncjax.mdp.exact import exact_values, policy_values
-from asyncjax.mdp.functions import mountain_car, perishable_inventory
+from asyncjax.mdp.functions import hashed_garnet, mountain_car, perishable_inventory
 from asyncjax.mdp.grids import frozen_lake, grid_world, sutton_barto
 from asyncjax.mdp.problems import (
     corridor,
@@ -35,6 +35,7 @@ __all__ = [
     "frozen_lake",
     "garnet",
     "grid_world",
+    "hashed_garnet",
     "inventory",
     "load",
     "machine_replacement",

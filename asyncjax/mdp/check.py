@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from asyncjax.mdp.core import MDP, FunctionMDP
+from asyncjax.mdp.core import MDP, AnyMDP, FunctionMDP
 
 
 def check(mdp: MDP, discount: float | None = None) -> MDP:
@@ -21,11 +23,7 @@ def check(mdp: MDP, discount: float | None = None) -> MDP:
       ValueError: shapes that do not fit, probabilities that are negative or do not sum to 1 (or are all 0),
         successors outside the state space, rewards that are NaN or infinite, states without an action.
     """
-    reward, successor, probability = (np.asarray(x) for x in mdp)
-    _check_shapes(reward, successor, probability)
-    _check_rows(reward, successor, probability, mdp.num_states)
-    for state in np.flatnonzero(np.isneginf(reward).all(axis=0))[:1]:
-        raise _no_action(state)
+    never_ends(mdp)
     if discount is not None:
         check_discount(mdp, discount)
     return mdp
@@ -33,32 +31,55 @@ def check(mdp: MDP, discount: float | None = None) -> MDP:
 
 def check_function(mdp: FunctionMDP, chunk: int = 1 << 16) -> FunctionMDP:
     """The same for a function: it is called once for every state and action, so many states at a time."""
+    never_ends(mdp, chunk)
+    return mdp
 
-    def wrong(state: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array]:
-        reward, successor, probability = mdp.transition(state, action)
-        total, forbidden = probability.sum(), jnp.isneginf(reward)
-        row = jnp.isnan(reward) | jnp.isposinf(reward) | ~(probability >= 0).all()
-        row |= ((successor < 0) | (successor >= mdp.num_states)).any()
-        return row | ((jnp.abs(total - 1) > _rounding(total.dtype)) & (total != 0) & ~forbidden), forbidden
 
-    def first_wrong(start: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Whether a state of the chunk is wrong, and the first of them."""
-        states = jnp.minimum(start + jnp.arange(chunk, dtype=jnp.int32), mdp.num_states - 1)
-        actions = jnp.arange(mdp.num_actions, dtype=jnp.int32)
-        rows, forbidden = jax.vmap(lambda s: jax.vmap(lambda a: wrong(s, a))(actions))(states)
-        faults = rows.any(axis=1) | forbidden.all(axis=1)
-        return faults.any(), states[jnp.argmax(faults)]
+def never_ends(mdp: AnyMDP, chunk: int = 1 << 16) -> bool:
+    """Checks a problem, and tells whether every step that it allows has a successor."""
+    if isinstance(mdp, FunctionMDP):
+        return _function_never_ends(mdp, min(chunk, mdp.num_states))
+    reward, successor, probability = (np.asarray(x) for x in mdp)
+    _check_shapes(reward, successor, probability)
+    sums = _check_rows(reward, successor, probability, mdp.num_states)
+    forbidden = np.isneginf(reward)
+    for state in np.flatnonzero(forbidden.all(axis=0))[:1]:
+        raise _no_action(state)
+    return bool((forbidden | (sums > 0)).all())
 
-    chunk = min(chunk, mdp.num_states)
+
+def _function_never_ends(mdp: FunctionMDP, chunk: int) -> bool:
     starts = jnp.arange(0, mdp.num_states, chunk, dtype=jnp.int32)
-    found, states = jax.jit(lambda starts: jax.lax.map(first_wrong, starts))(starts)
+    found, states, ends = _survey(mdp, chunk, starts)
     for state in np.asarray(states)[np.asarray(found)][:1]:
         actions = range(mdp.num_actions)
         rows = [[np.asarray(x) for x in mdp.transition(jnp.int32(state), jnp.int32(action))] for action in actions]
         reward, successor, probability = (np.stack(column)[..., None] for column in zip(*rows, strict=True))
         _check_rows(reward, successor, probability, mdp.num_states, first_state=int(state))
         raise _no_action(state)
-    return mdp
+    return not np.asarray(ends).any()
+
+
+@partial(jax.jit, static_argnums=(0, 1))  # compiled once for a function, not once for a solve
+def _survey(mdp: FunctionMDP, chunk: int, starts: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """For each chunk: whether one of its states is wrong, the first of them, and whether a step of it is the last."""
+
+    def look(state: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        reward, successor, probability = mdp.transition(state, action)
+        total, forbidden = probability.sum(), jnp.isneginf(reward)
+        row = jnp.isnan(reward) | jnp.isposinf(reward) | ~(probability >= 0).all()
+        row |= ((successor < 0) | (successor >= mdp.num_states)).any()
+        row |= (jnp.abs(total - 1) > _rounding(total.dtype)) & (total != 0) & ~forbidden
+        return row, forbidden, (total == 0) & ~forbidden
+
+    def first_wrong(start: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        states = jnp.minimum(start + jnp.arange(chunk, dtype=jnp.int32), mdp.num_states - 1)
+        actions = jnp.arange(mdp.num_actions, dtype=jnp.int32)
+        rows, forbidden, ends = jax.vmap(lambda s: jax.vmap(lambda a: look(s, a))(actions))(states)
+        faults = rows.any(axis=1) | forbidden.all(axis=1)
+        return faults.any(), states[jnp.argmax(faults)], ends.any()
+
+    return jax.lax.map(first_wrong, starts)
 
 
 def check_discount(mdp: MDP, discount: float) -> None:
@@ -106,8 +127,13 @@ def _check_shapes(reward: np.ndarray, successor: np.ndarray, probability: np.nda
 
 def _check_rows(
     reward: np.ndarray, successor: np.ndarray, probability: np.ndarray, num_states: int, first_state: int = 0
-) -> None:
-    """Refuses rows of numbers that are none: those of the states from `first_state` on."""
+) -> np.ndarray:
+    """Refuses rows of numbers that are none, those of the states from `first_state` on; sums of the others, [A, S]."""
+    sums = np.ones(probability.shape[1], probability.dtype) @ probability
+    wrong_sums = (np.abs(sums - 1) > _rounding(probability.dtype)) & (sums != 0) & ~np.isneginf(reward)
+    fine = reward.max() < np.inf and probability.min() >= 0  # NaN is neither
+    if fine and successor.min() >= 0 and successor.max() < num_states and not wrong_sums.any():
+        return sums
 
     def refuse(wrong: np.ndarray, sentence: str, *details: object) -> None:
         """Raises the sentence for the first state (and its first action) that is wrong: Bool[A, S]."""
@@ -117,14 +143,12 @@ def _check_rows(
             raise ValueError(f"state {first_state + state}, action {action}: {sentence.format(*facts)}.")
 
     refuse(np.isnan(reward) | (reward == np.inf), "its reward is {}; use a finite one, or -inf to forbid it", reward)
-    sums = np.zeros(reward.shape)
     for k in range(successor.shape[1]):  # one successor at a time: temporaries stay the size of the rewards
         p, s = probability[:, k], successor[:, k]
         refuse(~(p >= 0), "successor {} has probability {}; probabilities are at least 0", k, p)
         refuse((s < 0) | (s >= num_states), "successor {} is state {}, outside the {} states", k, s, num_states)
-        sums += p
-    wrong = (np.abs(sums - 1) > _rounding(probability.dtype)) & (sums != 0) & ~np.isneginf(reward)
-    refuse(wrong, "its probabilities sum to {}; make them sum to 1, or all be 0 where the episode ends", sums)
+    refuse(wrong_sums, "its probabilities sum to {}; make them sum to 1, or all be 0 where the episode ends", sums)
+    raise AssertionError("unreachable: something was found to be wrong")
 
 
 def _rounding(dtype: np.dtype) -> float:

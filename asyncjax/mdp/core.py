@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, reduce
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from asyncjax.method import Array
+
+_UNROLLED = 128  # successors that are summed term by term; more make long programs
 
 
 class MDP(NamedTuple):
@@ -70,6 +73,12 @@ class FunctionMDP:
     num_actions: int
     transition: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
 
+    @cached_property
+    def num_successors(self) -> int:
+        """K."""
+        pair = jax.ShapeDtypeStruct((), jnp.int32)
+        return jax.eval_shape(self.transition, pair, pair)[1].shape[0]
+
 
 AnyMDP = MDP | FunctionMDP
 
@@ -112,7 +121,11 @@ def bellman(mdp: AnyMDP, values: Array, discount: float | Array, states: Array |
       >>> aj.mdp.bellman(aj.mdp.corridor(3), jnp.array([0.0, 0.5, 0.0]), 0.5).tolist()
       [0.25, 0.0, 1.0]
     """
-    return action_values(mdp, values, discount, states).max(axis=0)
+    if isinstance(mdp, FunctionMDP) or mdp.num_actions * mdp.num_successors > _UNROLLED:
+        return action_values(mdp, values, discount, states).max(axis=0)
+    # Action by action: XLA for CPUs merges that into one loop, which reads the arrays as fast as memory gives them.
+    single = (MDP(*(x[a : a + 1] for x in mdp)) for a in range(mdp.num_actions))
+    return reduce(jnp.maximum, (action_values(one, values, discount, states)[0] for one in single))
 
 
 def policy_backup(
@@ -130,8 +143,22 @@ def policy_backup(
     return _backup(reward, successor, probability, values, discount)
 
 
+def expected_values(probability: jax.Array, successor: jax.Array, values: jax.Array, axis: int = -2) -> jax.Array:
+    """sum_k P_k V(successor_k) over an axis of both arrays, in the type of `values`."""
+    width = successor.shape[axis]
+    if width > _UNROLLED:
+        return (probability.astype(values.dtype) * values[successor]).sum(axis=axis)
+    total = jnp.zeros((), values.dtype)
+    # Term by term: XLA for CPUs gathers several times faster without a sum over an axis, and without negative indices.
+    for k in range(width):
+        chance, state = (jax.lax.index_in_dim(x, k, axis, keepdims=False) for x in (probability, successor))
+        arrived = values.at[state].get(mode="promise_in_bounds", wrap_negative_indices=False)
+        total = total + chance.astype(values.dtype) * arrived
+    return total
+
+
 def _backup(
     reward: jax.Array, successor: jax.Array, probability: jax.Array, values: jax.Array, discount: float | Array
 ) -> jax.Array:
-    expected = (probability.astype(values.dtype) * values[successor]).sum(axis=-2)
+    expected = expected_values(probability, successor, values)
     return reward.astype(values.dtype) + jnp.asarray(discount).astype(values.dtype) * expected

@@ -109,3 +109,40 @@ def perishable_inventory(
         return jnp.diff(jnp.concatenate([jnp.zeros(1), below, jnp.ones(1)]))
 
     return FunctionMDP(base**places, max_order + 1, transition)
+
+
+def hashed_garnet(seed: int, num_states: int, num_actions: int, num_successors: int) -> FunctionMDP:
+    """A random MDP that takes no memory: successors, probabilities and rewards are hashes of state and action.
+
+    Unlike those of `garnet`, successors may coincide, probabilities are uniform numbers divided by their sum, and
+    rewards are uniform in [-1, 1]. Beyond 2^32 / (2 K + 1) pairs, rows repeat.
+
+    Args:
+      seed: another one makes another problem.
+      num_states: S.
+      num_actions: A.
+      num_successors: K.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> aj.mdp.hashed_garnet(0, 10_000_000, 4, 5).num_successors
+      5
+    """
+    count = 2 * num_successors + 1
+
+    def transition(state: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        pair = state.astype(jnp.uint32) * jnp.uint32(num_actions) + action.astype(jnp.uint32)
+        bits = _hash(_hash(pair * jnp.uint32(count) + jnp.arange(count, dtype=jnp.uint32)) ^ jnp.uint32(seed))
+        uniform = ((bits >> 8).astype(float) + 0.5) * 2.0**-24
+        weight = uniform[:num_successors]
+        successor = (bits[num_successors:-1] % jnp.uint32(num_states)).astype(jnp.int32)
+        return 2.0 * uniform[-1] - 1.0, successor, weight / weight.sum()
+
+    return FunctionMDP(num_states, num_actions, transition)
+
+
+def _hash(x: jax.Array) -> jax.Array:
+    """UInt32 -> UInt32, one to one; constants of Wellons' lowbias32."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)

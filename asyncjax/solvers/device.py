@@ -13,18 +13,22 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from asyncjax.mdp import MDP, AnyMDP, FunctionMDP, action_values, policy_backup
+from asyncjax.mdp.core import expected_values
 from asyncjax.method import Array
 from asyncjax.solvers.model import Model
 from asyncjax.solvers.solution import Residual
 
 _CHUNK = 1 << 18  # states of a FunctionMDP backed up at once: their successors exist only that long
+_LOOK = 5  # sweeps of a policy between two looks at how much the values still change
+
+Extremes = tuple[jax.Array, jax.Array, jax.Array]  # min change, max change, largest absolute value
 
 
 class DeviceModel(Model):
     """An MDP whose sweeps JAX compiles.
 
     With several devices every one holds an equal share of the states' rows, backs them up, and gets
-    the others' new values after each sweep.
+    the others' new values after each sweep. Programs are compiled once for each shape, or each function.
 
     Args:
       mdp: the problem; arrays, or a function of state and action.
@@ -40,12 +44,10 @@ class DeviceModel(Model):
         padded = -(-mdp.num_states // count) * count
         # What fills the last share up are copies of real states, so that they leave minima and maxima alone.
         self.rows = jax.device_put(np.arange(padded, dtype=np.int32) % mdp.num_states, self._sharding("states"))
-        function, self.arrays = (None, self._place(mdp, padded)) if isinstance(mdp, MDP) else (mdp, None)
+        self.function, self.arrays = (None, self._place(mdp, padded)) if isinstance(mdp, MDP) else (mdp, None)
         self.dtype = jnp.zeros(()).dtype if self.arrays is None else self.arrays.reward.dtype
         self.epsilon = float(jnp.finfo(self.dtype).eps)
         self.factor = jnp.asarray(discount, self.dtype)
-        self._improve = jax.jit(partial(_improve, function, self._sharding()))
-        self._evaluate = jax.jit(partial(_evaluate, function, self._sharding()))
 
     def start(self, values: np.ndarray) -> jax.Array:
         """The values on every device."""
@@ -64,14 +66,20 @@ class DeviceModel(Model):
 
     def improve(self, values: jax.Array) -> Residual:
         """TV of all states, and the greedy policy, which `evaluate` then follows."""
-        new, self.policy, summary = self._improve(self.arrays, self.rows, values, self.factor)
+        if self.arrays is not None:
+            quality = _quality(self.arrays, values, self.factor)
+            new, self.policy, extremes = _greedy(self._sharding(), quality, values)
+        else:
+            new, self.policy, extremes = _improve(self.function, self._sharding(), self.rows, values, self.factor)
         self.count(1, self.num_actions)
-        return Residual(new, *(float(x) for x in jax.device_get(summary)))
+        return Residual(new, *(float(x) for x in jax.device_get(extremes)))
 
     def evaluate(self, values: jax.Array, sweeps: int, accuracy: float) -> tuple[jax.Array, float, float]:
         """Sweeps of the policy's operator until changes span less than `accuracy`: values, min and max last change."""
         limits = jnp.asarray(sweeps, jnp.int32), jnp.asarray(accuracy, self.dtype)
-        new, *rest = self._evaluate(self.arrays, self.rows, self.policy, values, self.factor, *limits)
+        chain = self.arrays and _chain(self.arrays, self.rows, self.policy)
+        where = self.rows, self.policy
+        new, *rest = _evaluate(self.function, self._sharding(), chain, where, values, self.factor, *limits)
         low, high, done = (x.item() for x in jax.device_get(rest))
         self.count(done, 1)
         return new, low, high
@@ -80,13 +88,15 @@ class DeviceModel(Model):
         return NamedSharding(self.mesh, P(*axes))
 
     def _place(self, mdp: MDP, padded: int) -> MDP:
-        """The arrays on their devices, each with its share of the last axis."""
+        """Arrays [A, S], [A, S, K], [A, S, K] on their devices, each with its share of the states."""
 
         def place(array: Array) -> jax.Array:
+            array = np.asarray(array)
+            array = array.transpose(0, 2, 1) if array.ndim == 3 else array
             extra = np.arange(mdp.num_states, padded) % mdp.num_states
             if extra.size:
-                array = np.concatenate([np.asarray(array), np.asarray(array)[..., extra]], axis=-1)
-            return jax.device_put(jnp.asarray(array), self._sharding(*[None] * (np.ndim(array) - 1), "states"))
+                array = np.concatenate([array, array[:, extra]], axis=1)
+            return jax.device_put(array, self._sharding(None, "states"))
 
         return MDP(*map(place, mdp))
 
@@ -95,51 +105,69 @@ def _chunks(num_states: int) -> int:
     return -(-num_states // _CHUNK)
 
 
-def _improve(
-    function: FunctionMDP | None,
-    replicated: NamedSharding,
-    arrays: MDP | None,
-    rows: jax.Array,
-    values: jax.Array,
-    discount: jax.Array,
-) -> tuple[jax.Array, jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
-    """(TV, greedy policy, (min change, max change, largest absolute value))."""
+@jax.jit
+def _quality(rows: MDP, values: jax.Array, discount: jax.Array) -> jax.Array:
+    """Float[A, S]. A program of its own, because XLA for CPUs would merge it with the search for the maximum, badly."""
+    return rows.reward + discount * expected_values(rows.probability, rows.successor, values, axis=-1)
 
-    def backup(states: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        quality = action_values(_either(function, arrays), values, discount, states)
+
+@partial(jax.jit, static_argnums=0)
+def _greedy(replicated: NamedSharding, quality: jax.Array, values: jax.Array) -> tuple[jax.Array, jax.Array, Extremes]:
+    """(TV, greedy policy, extremes of the change)."""
+    new, policy = quality.max(axis=0), quality.argmax(axis=0).astype(jnp.int32)
+    return _summary(replicated, new, policy, values)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _improve(
+    function: FunctionMDP, replicated: NamedSharding, rows: jax.Array, values: jax.Array, discount: jax.Array
+) -> tuple[jax.Array, jax.Array, Extremes]:
+    """The same for a function, some states at a time."""
+
+    def backup(states: jax.Array) -> tuple[jax.Array, jax.Array]:
+        quality = action_values(function, values, discount, states)
         return quality.max(axis=0), quality.argmax(axis=0).astype(jnp.int32)
 
-    new, policy = backup(None) if function is None else _in_chunks(len(values), backup, rows)
+    new, policy = _in_chunks(len(values), backup, rows)
+    return _summary(replicated, new, policy, values)
+
+
+def _summary(
+    replicated: NamedSharding, new: jax.Array, policy: jax.Array, values: jax.Array
+) -> tuple[jax.Array, jax.Array, Extremes]:
     new, policy = (jax.lax.with_sharding_constraint(x, replicated)[: len(values)] for x in (new, policy))
     change = new - values
     return new, policy, (change.min(), change.max(), jnp.abs(new).max())
 
 
+@jax.jit
+def _chain(rows: MDP, states: jax.Array, policy: jax.Array) -> MDP:
+    """The policy's rows, once for all sweeps: [S], [S, K], [S, K]."""
+    here = jnp.arange(len(states), dtype=jnp.int32)
+    return MDP(*(x.at[policy[states], here].get(mode="promise_in_bounds") for x in rows))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
 def _evaluate(
     function: FunctionMDP | None,
     replicated: NamedSharding,
-    arrays: MDP | None,
-    rows: jax.Array,
-    policy: jax.Array,
+    chain: MDP | None,
+    where: tuple[jax.Array, jax.Array],
     values: jax.Array,
     discount: jax.Array,
     sweeps: jax.Array,
     accuracy: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """(values, min and max of the last change, sweeps done)."""
-    actions = policy[rows]
-    if arrays is not None:  # the policy's rows are gathered once for all sweeps
-        here = jnp.arange(len(rows), dtype=jnp.int32)
-        reward, successor = arrays.reward[actions, here], arrays.successor[actions, :, here].T
-        probability = arrays.probability[actions, :, here].T
-        arrays = MDP(reward[None], successor[None], probability[None])
+    rows, policy = where
 
     def sweep(old: jax.Array) -> jax.Array:
-        if function is not None:
-            follow = partial(policy_backup, function)
-            new = _in_chunks(len(old), lambda part: follow(part[1], old, discount, part[0]), (rows, actions))
+        if chain is not None:
+            new = chain.reward + discount * expected_values(chain.probability, chain.successor, old, axis=-1)
         else:
-            new = action_values(_either(function, arrays), old, discount)[0]
+            assert function is not None
+            follow = partial(policy_backup, function)
+            new = _in_chunks(len(old), lambda part: follow(part[1], old, discount, part[0]), (rows, policy[rows]))
         return jax.lax.with_sharding_constraint(new, replicated)[: len(old)]
 
     def goes_on(carry: tuple[jax.Array, jax.Array, jax.Array, jax.Array]) -> jax.Array:
@@ -148,18 +176,14 @@ def _evaluate(
 
     def step(carry: tuple[jax.Array, jax.Array, jax.Array, jax.Array]) -> Any:
         old, _, _, done = carry
+        some = jnp.minimum(_LOOK, sweeps - done)
+        old = jax.lax.fori_loop(1, some, lambda _, values: sweep(values), old)
         new = sweep(old)
         change = new - old
-        return new, change.min(), change.max(), done + 1
+        return new, change.min(), change.max(), done + some
 
     zero = jnp.zeros((), values.dtype)
     return jax.lax.while_loop(goes_on, step, (values, zero, zero, jnp.zeros((), jnp.int32)))
-
-
-def _either(function: FunctionMDP | None, arrays: MDP | None) -> AnyMDP:
-    mdp = function if arrays is None else arrays
-    assert mdp is not None
-    return mdp
 
 
 def _in_chunks(num_states: int, backup: Any, rows: Any) -> Any:

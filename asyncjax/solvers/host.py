@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from asyncjax.solvers.levels import Block, levels, reordered, sources
 from asyncjax.solvers.model import Model
 from asyncjax.solvers.solution import Residual
 
-_BLOCK = 1 << 13  # states: the action values of a block stay in the cache of a core
+_BLOCK = 1 << 17  # action values: those of a block of states stay in the cache of a core
 _PER_THREAD = 1 << 15  # states below which handing work to a thread costs more than it saves
 
 _LOOK = 5  # sweeps between two looks at how much the values still change
@@ -25,9 +26,9 @@ Extremes = tuple[float, float, float]  # min change, max change, largest absolut
 class HostModel(Model):
     """An MDP whose sweeps run in SciPy's compiled loops.
 
-    XLA's gather on a CPU is 3 to 5 times slower than these. All rows have K entries, so any run of
-    states is a sparse matrix by slicing. The rows of the current policy are kept apart and renewed
-    where the policy changes.
+    They take about as long as XLA's programs, but nothing is compiled and calls cost microseconds. All rows have K
+    entries, so any run of states is a sparse matrix by slicing. The rows of the current policy are kept apart and
+    renewed where the policy changes.
 
     Args:
       mdp: the problem.
@@ -43,7 +44,7 @@ class HostModel(Model):
         self.order: np.ndarray | None = None
         self.num_threads = max(1, min(os.cpu_count() or 1, self.num_states // _PER_THREAD))
         self.threads = ThreadPoolExecutor(self.num_threads) if self.num_threads > 1 else None
-        self._load(mdp, _cut(self.num_states, _BLOCK))
+        self._load(mdp, _cut(self.num_states, _BLOCK // self.num_actions, self.num_threads))
 
     def start(self, values: np.ndarray) -> np.ndarray:
         """A copy, in the order and type of this model."""
@@ -116,7 +117,7 @@ class HostModel(Model):
         width = mdp.num_successors
         longest = max(end - begin for begin, end in blocks)
         self.starts = np.arange(0, longest * width + 1, width, dtype=np.int32)
-        self.policy = np.full(self.num_states, -1, np.int32)
+        self.policy = np.full(self.num_states, -1, np.int8 if self.num_actions < 128 else np.int32)
         self.policy_reward = np.zeros(self.num_states, self.dtype)
         self.policy_successor = np.zeros((self.num_states, width), np.int32)
         self.policy_probability = np.zeros((self.num_states, width), self.dtype)  # times the discount
@@ -149,10 +150,11 @@ class HostModel(Model):
     def _evaluate(self, blocks: Sequence[Block], values: np.ndarray, new: np.ndarray) -> None:
         buffer = np.empty(len(self.starts) - 1, self.dtype)
         for begin, end in blocks:
-            target = buffer[: end - begin]
+            target = buffer[: end - begin] if new is values else new[begin:end]
             target[:] = self.policy_reward[begin:end]
             self._add(self.policy_successor[begin:end], self.policy_probability[begin:end], values, target)
-            new[begin:end] = target
+            if new is values:
+                new[begin:end] = target
 
     def _add(self, successor: np.ndarray, probability: np.ndarray, values: np.ndarray, target: np.ndarray) -> None:
         """target(s) += sum_k probability(s, k) values(successor(s, k))."""
@@ -162,22 +164,32 @@ class HostModel(Model):
         )
 
     def _adopt(self, begin: int, quality: np.ndarray, best: np.ndarray) -> None:
-        """Takes over the greedy actions of a block."""
-        old = self.policy[begin : begin + len(best)]
-        greedy = old.copy()
-        for action in reversed(range(self.num_actions)):  # much faster than argmax over the first axis
-            np.copyto(greedy, action, where=quality[action] == best)
-        here = np.flatnonzero(greedy != old)
+        """Takes over the greedy actions of a block: the first that are best. Much faster than argmax over axis 0."""
+        worse = quality[0] < best
+        greedy = worse.astype(self.policy.dtype)
+        for row in quality[1:-1]:
+            worse &= row < best
+            greedy += worse.view(np.int8)
+        here = np.flatnonzero(greedy != self.policy[begin : begin + len(best)])
         if here.size:
             action, state = greedy[here], here + begin
+            row = action * np.int64(self.num_states) + state  # whole rows are taken much faster than [action, state]
             self.policy[state] = action
             self.policy_reward[state] = self.reward[action, state]
-            self.policy_successor[state] = self.successor[action, state]
-            self.policy_probability[state] = self.factor * self.probability[action, state]
+            self.policy_successor[state] = _rows(self.successor).take(row, axis=0)
+            self.policy_probability[state] = self.factor * _rows(self.probability).take(row, axis=0)
 
 
-def _cut(num_states: int, size: int) -> list[Block]:
-    return [(first, min(first + size, num_states)) for first in range(0, num_states, size)]
+def _rows(array: np.ndarray) -> np.ndarray:
+    """[A, S, K] -> [A S, K], without a copy."""
+    return array.reshape(-1, array.shape[-1])
+
+
+def _cut(num_states: int, size: int, num_threads: int) -> list[Block]:
+    """Runs of about equally many states, at most `size`; as many for each thread."""
+    count = num_threads * max(1, -(-num_states // (max(1, size) * num_threads)))
+    cuts = np.linspace(0, num_states, count + 1).astype(int)
+    return list(pairwise(cuts.tolist()))
 
 
 def _residual(values: np.ndarray, parts: list[Extremes]) -> Residual:

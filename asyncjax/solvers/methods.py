@@ -60,7 +60,7 @@ def modified_policy_iteration(
             if np.log(run.bound / run.tolerance) > patience * rate:
                 values = model.put_in_order(residual.values, limit=model.num_states // _LEVEL)
                 if values is not None:
-                    return _in_order(model, values, run, sweeps=10)
+                    return _in_order(model, values, run, sweeps=20)
                 patience = None
         shift, span = run.certificate.shift, residual.high - residual.low
         values = residual.values + shift(residual.low, residual.high)

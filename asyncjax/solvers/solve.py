@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from asyncjax.mdp import MDP, AnyMDP, FunctionMDP, check, check_function
+from asyncjax.mdp import MDP, AnyMDP, FunctionMDP
+from asyncjax.mdp.check import check_discount, never_ends
 from asyncjax.solvers import methods
 from asyncjax.solvers.asynchronous import asynchronous
 from asyncjax.solvers.device import DeviceModel
@@ -57,8 +59,9 @@ def solve(
         modified_policy_iteration (the fast one), policy_iteration, anderson, or async (blocks from stale values).
       tolerance: the error to be certified, in the unit of the values.
       certifies: "values" asks it of the values, "policy" of what the policy loses.
-      backend: "host": compiled sparse products on the CPU, in the type of the arrays. "jax": compiled by XLA, in JAX's
-        default type. Without it "host", unless the problem is a function or there is an accelerator or `devices`.
+      backend: "host": compiled sparse products on the CPU. "jax": compiled by XLA. Without it "host", unless the
+        problem is a function or there is an accelerator or `devices`. Both compute in the type of the arrays, whatever
+        JAX's default is; functions are computed in JAX's default type.
       devices: jax: divide the states among these.
       initial: Float[S], where to begin, such as `Progress.values` of a run that was stopped.
       max_seconds: stop after this time, with whatever bound holds then.
@@ -78,50 +81,57 @@ def solve(
       >>> solution.values.round(3), solution.policy, solution.bound <= 1e-8
       (array([26.244, 29.484, 33.484]), array([0, 0, 0], dtype=int32), True)
     """
-    _check_arguments(mdp, discount, method, tolerance, initial)
-    begin = time.perf_counter()
-    model, compile_seconds = _model(mdp, discount, method, backend, devices)
+    closed = _check_arguments(mdp, discount, method, tolerance, initial)
+    with jax.enable_x64(_is_double(mdp)):
+        begin = time.perf_counter()
+        model, compile_seconds = _model(mdp, discount, method, backend, devices)
 
-    def seconds() -> float:
-        return time.perf_counter() - begin - compile_seconds
+        def seconds() -> float:
+            return time.perf_counter() - begin - compile_seconds
 
-    def tell(residual: Residual, bound: float) -> None:
-        if callback is not None:
-            callback(Progress(model.finish(residual.values), bound, model.sweeps, seconds()))
+        def tell(residual: Residual, bound: float) -> None:
+            if callback is not None:
+                callback(Progress(model.finish(residual.values), bound, model.sweeps, seconds()))
 
-    run = Run(_certificate(model), tolerance, certifies, lambda: seconds() > max_seconds, tell)
-    values = model.start(np.zeros(mdp.num_states) if initial is None else np.asarray(initial))
-    residual = METHODS[method](model, values, run, **options)
-    values = model.finish(residual.values) + run.certificate.shift(residual.low, residual.high)
-    return Solution(
-        values=values.astype(model.finish(residual.values).dtype),
-        policy=model.finish(model.policy),
-        bound=run.bound,
-        policy_bound=run.policy_bound,
-        certifies=certifies,
-        converged=run.converged,
-        method=method,
-        backups=model.backups,
-        sweeps=model.sweeps,
-        updates=model.updates,
-        seconds=seconds(),
-        compile_seconds=compile_seconds,
-    )
+        run = Run(_certificate(model, closed), tolerance, certifies, lambda: seconds() > max_seconds, tell)
+        values = model.start(np.zeros(mdp.num_states) if initial is None else np.asarray(initial))
+        residual = METHODS[method](model, values, run, **options)
+        values = model.finish(residual.values) + run.certificate.shift(residual.low, residual.high)
+        return Solution(
+            values=values.astype(model.finish(residual.values).dtype),
+            policy=model.finish(model.policy).astype(np.int32, copy=False),
+            bound=run.bound,
+            policy_bound=run.policy_bound,
+            certifies=certifies,
+            converged=run.converged,
+            method=method,
+            backups=model.backups,
+            sweeps=model.sweeps,
+            updates=model.updates,
+            seconds=seconds(),
+            compile_seconds=compile_seconds,
+        )
 
 
-def _check_arguments(mdp: AnyMDP, discount: float, method: str, tolerance: float, initial: Any) -> None:
+def _is_double(mdp: AnyMDP) -> bool:
+    """Whether to compute in float64: for arrays their type decides, whatever JAX's default is."""
+    return mdp.reward.dtype == np.float64 if isinstance(mdp, MDP) else jnp.zeros(()).dtype == np.float64
+
+
+def _check_arguments(mdp: AnyMDP, discount: float, method: str, tolerance: float, initial: Any) -> bool:
+    """Whether no step of the problem ends an episode."""
     if method not in METHODS:
         raise ValueError(f"method={method!r}: choose one of {', '.join(METHODS)}.")
     if not tolerance > 0:
         raise ValueError(f"tolerance={tolerance}: an error bound is positive, such as 1e-6.")
     if initial is not None and np.shape(initial) != (mdp.num_states,):
         raise ValueError(f"initial has shape {np.shape(initial)}; use ({mdp.num_states},), one value a state.")
-    if isinstance(mdp, MDP):
-        check(mdp, discount)
-        return
-    if not 0 <= discount < 1:
+    if isinstance(mdp, FunctionMDP) and not 0 <= discount < 1:
         raise ValueError(f"discount={discount}: for a function use one from 0 to below 1; `aj.mdp.tabulate` allows 1.")
-    check_function(mdp)
+    closed = never_ends(mdp)
+    if isinstance(mdp, MDP):
+        check_discount(mdp, discount)
+    return closed
 
 
 def _model(
@@ -143,14 +153,11 @@ def _model(
     return model, time.perf_counter() - begin
 
 
-def _certificate(model: Model) -> Certificate:
+def _certificate(model: Model, closed: bool) -> Certificate:
     """What bounds a problem admits."""
-    mdp, rounding = model.mdp, model.epsilon
-    if isinstance(mdp, FunctionMDP):  # where its episodes end is not known
-        return Certificate(1 / (1 - model.discount), False, 8 * rounding)
-    possible = np.asarray(mdp.probability[:, 0]) > 0
-    for k in range(1, mdp.num_successors):
-        possible |= np.asarray(mdp.probability[:, k]) > 0
-    closed = bool((possible | np.isneginf(np.asarray(mdp.reward))).all())
-    horizon = 1 / (1 - model.discount) if model.discount < 1 else longest_time(mdp)
-    return Certificate(horizon, closed, (mdp.num_successors + 3) * rounding)
+    if model.discount < 1:
+        horizon = 1 / (1 - model.discount)
+    else:
+        assert isinstance(model.mdp, MDP)
+        horizon = longest_time(model.mdp)
+    return Certificate(horizon, closed, (model.mdp.num_successors + 3) * model.epsilon)

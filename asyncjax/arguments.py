@@ -61,6 +61,8 @@ class Asynchrony:
     """Whether a worker begins its next job at once, or waits until a newer version exists."""
     bound: int | None = None
     """No worker gets more than so many messages ahead of the slowest one (stale-synchronous parallel)."""
+    num_threads: int | None = None
+    """threads: host threads that the workers share; None is one per core, or one each where workers sleep or wait."""
     publication: Literal["atomic", "leaf"] = "atomic"
     """threads: publish new parameters as a whole, or leaf by leaf, so that reads may be torn."""
     service: Literal["constant", "exponential", "gamma", "lognormal", "pareto", "straggler"] | None = None

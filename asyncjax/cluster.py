@@ -15,13 +15,13 @@ import jax
 
 from asyncjax.discipline import Coordinator, Discipline, Wait
 from asyncjax.engine import check_positive, starting_state
-from asyncjax.host import HostProgram, Job, cached_host_program
+from asyncjax.host import HostProgram, Job, View, cached_host_program
 from asyncjax.method import Chunk, Method, Result, State
 from asyncjax.packing import Packed
 from asyncjax.processes import Lost, Processes
 from asyncjax.schedules import Schedule
 from asyncjax.service import Service, streams
-from asyncjax.threads import Team
+from asyncjax.team import Team
 
 
 def run_ray(
@@ -122,6 +122,7 @@ def run_ray(
             state,
             jax.local_devices()[:1],
             None if service is None else streams(service, jax.random.fold_in(key, num_workers), num_workers),
+            num_workers,
             num_updates,
             check_finite,
         )
@@ -137,16 +138,19 @@ class RemoteTeam(Team):
         self.processes = processes
         self.work_of = [partial(processes.work, w) for w in range(program.packed.num_workers)]
 
-    def _work(self, worker: int, local: Packed) -> Job | None:
-        """One job; None when the run ended meanwhile, or when the process died and there is a new one."""
-        before = self.coordinator.read[worker]
+    def _work(
+        self, thread: int, workers: list[int], read: list[int], view: View, local: Packed, begin: float
+    ) -> list[Job]:
+        """The job of the thread's worker; none when the run ended meanwhile, or when its process died."""
         try:
-            return super()._work(worker, local)
+            return super()._work(thread, workers, read, view, local, begin)
         except Lost as lost:
             with self.commit_lock:
-                self.coordinator.read[worker] = before  # what it had read went with it, so that it may begin again
+                self.coordinator.read[thread] = (
+                    min(read) - 1
+                )  # the read is lost too, so that the worker may begin again
             self.processes.replace(lost)
-            return None
+            return []
 
     def _stop(self, threads: Sequence[threading.Thread]) -> None:
         self.stopping.set()  # so that no thread replaces what now ends

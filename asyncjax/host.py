@@ -6,15 +6,16 @@ Both call the same executables with the same inputs, which is why a replay repea
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
 from asyncjax.data_parallel import Placement
-from asyncjax.exact import isolated
+from asyncjax.exact import apart
 from asyncjax.method import Method, Metrics, Stale, State
 from asyncjax.packing import Packed, PackedMethod, Packer, all_finite, merge_metrics
 from asyncjax.schedules import Schedule
@@ -25,7 +26,7 @@ View = list[Packed]  # one packed tree for each separately read part
 
 
 class Worked(NamedTuple):
-    """What `work` gave."""
+    """What `work` gave, a row for each of K workers; only those of its jobs are of use."""
 
     message: Packed
     local: Packed
@@ -33,12 +34,13 @@ class Worked(NamedTuple):
 
 
 class Applied(NamedTuple):
-    """What `apply` gave."""
+    """What one update or several in a row gave."""
 
     shared: Packed
     view: View
-    metrics: Packed
-    finite: jax.Array
+    metrics: Packed  # a row for each update
+    count: jax.Array  # the updates that were made: with `check`, none after the first bad one
+    finite: jax.Array  # whether the view is, after the last one
 
 
 class Job(NamedTuple):
@@ -48,22 +50,33 @@ class Job(NamedTuple):
     read: list[int]  # the version of each part
     view: View
     worked: Worked
+    row: int = 0  # the worker's in `worked`
     begin: float = 0.0
     end: float = 0.0
 
 
 class HostProgram:
-    """`work` and `apply` of a method as two executables over packed arrays."""
+    """`work` and `apply` of a method as two executables over packed arrays.
+
+    Both do what they are asked for `count` times in a loop, so that a call costs its dispatch once. The loop's body is
+    compiled apart from the loop: a job has the same bits whatever was done in the same call.
+    """
 
     def __init__(self, packed: PackedMethod, group_size: int, placement: Placement | None = None) -> None:
         self.packed, self.group_size, self.placement = packed, group_size, placement
         view = jax.tree.map(lambda x: jax.ShapeDtypeStruct((group_size, *x.shape), x.dtype), packed.view_like)
         stale = Stale(view, jax.ShapeDtypeStruct((group_size,), jnp.int32))
-        apply_metrics = jax.eval_shape(packed.apply, packed.shared.like(), packed.message.like(group_size), stale)[1]
+        apply_args = packed.shared.like(), packed.message.like(group_size), stale
+        apply_metrics = jax.eval_shape(packed.apply, *apply_args)[1]
         merge_metrics(packed.work_metrics, apply_metrics)  # raises where the two share a name
         self.work_metrics, self.apply_metrics = Packer.of(packed.work_metrics), Packer.of(apply_metrics)
-        self._executables: dict[tuple[str, Place], Any] = {}
-        self.load = jax.jit(self._load)
+        # What calls back to Python may wait for another worker, or fail: each job, each update is then a call.
+        self.work_calls_back = calls_back(packed.work, packed.view_like, packed.local.like())
+        self.apply_calls_back = calls_back(packed.apply, *apply_args)
+        self._executables: dict[tuple[str, Place, int], Any] = {}
+        self.load = jax.jit(self._load, static_argnums=2)
+        self.row = jax.jit(lambda rows, row: jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, row, 1), rows))
+        self.choose = jax.jit(self._choose)
         self._unload = jax.jit(self._unpack_state)
         self._unload_view = jax.jit(packed.unpack_view)
 
@@ -71,71 +84,148 @@ class HostProgram:
         """Where the buffer and `apply` are: on this device, unless the method has a place for them."""
         return device if self.placement is None else self.placement.home()
 
-    def work_on(self, device: Device) -> Any:
-        """The executable (View, Packed local) -> Worked, for one device."""
-        return self._compiled("work", device, self._work, lambda: (self._view_like(), self._local_like()))
+    def work_on(self, device: Device, size: int = 1) -> Any:
+        """The executable (View, private states [K], Int[K] rows, count) -> Worked, for one device; K = size."""
+        return self._compiled("work", device, size, self._work, lambda: self._work_likes(size))
 
-    def apply_on(self, place: Place) -> Any:
-        """The executable (shared, G messages, G views, Int[G] staleness) -> Applied, for what `home` gave."""
-        return self._compiled("apply", place, self._apply, self._apply_likes)
+    def apply_on(self, place: Place, size: int = 1) -> Any:
+        """The executable (shared, G messages [K], G views, rows, staleness, count, check) -> Applied.
 
-    def _compiled(self, name: str, place: Place, function: Any, likes: Callable[[], tuple[Any, ...]]) -> Any:
+        It is for what `home` gave; rows and staleness are Int[N, G]. With G = 1 it makes up to N = K updates with
+        messages of one Worked, else one.
+        """
+        return self._compiled("apply", place, size, self._apply, lambda: self._apply_likes(size))
+
+    @property
+    def size(self) -> int:
+        """K, for which `work` was compiled last, or 1."""
+        return next((size for name, _, size in reversed(self._executables) if name == "work"), 1)
+
+    def updates_a_call(self, size: int) -> int:
+        """N of `apply_on`."""
+        return size if self.group_size == 1 else 1
+
+    def _compiled(self, name: str, place: Place, size: int, function: Any, likes: Callable[[], tuple[Any, ...]]) -> Any:
         """Compiled ahead of time, so that no worker is timed while it compiles."""
-        if (name, place) not in self._executables:
+        if (name, place, size) not in self._executables:
             one = not isinstance(place, jax.sharding.Sharding)
             sharding = jax.sharding.SingleDeviceSharding(place) if one else place
             placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), likes())
             compiled = jax.jit(function, out_shardings=None if one else sharding).lower(*placed).compile()
-            self._executables[name, place] = compiled
-        return self._executables[name, place]
+            self._executables[name, place, size] = compiled
+        return self._executables[name, place, size]
 
-    def _apply_likes(self) -> tuple[Any, ...]:
-        messages = (jax.eval_shape(self._work, self._view_like(), self._local_like()).message,) * self.group_size
+    def _work_likes(self, size: int) -> tuple[Any, ...]:
+        view = jax.eval_shape(self.packed.pack_view, self.packed.view_like)
+        return view, self._rows(self.packed.local, size), _int32(size), _int32()
+
+    def _apply_likes(self, size: int) -> tuple[Any, ...]:
+        view = jax.eval_shape(self.packed.pack_view, self.packed.view_like)
         shared = jax.eval_shape(self.packed.shared.pack, self.packed.shared.like())
-        views = (self._view_like(),) * self.group_size
-        return shared, messages, views, jax.ShapeDtypeStruct((self.group_size,), jnp.int32)
+        messages = (self._rows(self.packed.message, size),) * self.group_size
+        each = _int32(self.updates_a_call(size), self.group_size)
+        return shared, messages, (view,) * self.group_size, each, each, _int32(), jax.ShapeDtypeStruct((), jnp.bool_)
 
-    def _view_like(self) -> Any:
-        return jax.eval_shape(self.packed.pack_view, self.packed.view_like)
+    def _rows(self, packer: Packer, size: int) -> Packed:
+        return jax.eval_shape(partial(packer.pack, batch_dims=1), packer.like(size))
 
-    def _local_like(self) -> Any:
-        return jax.eval_shape(self.packed.local.pack, self.packed.local.like())
-
-    def _work(self, view: View, local: Packed) -> Worked:
-        unpacked = self.packed.unpack_view(view), self.packed.local.unpack(local)
-        either = jax.tree.leaves(view)[0].ravel()[0] > 0
-        message, new, metrics = isolated(self.packed.work, either, *unpacked)
-        return Worked(self.packed.message.pack(message), self.packed.local.pack(new), self.work_metrics.pack(metrics))
-
-    def _apply(self, shared: Packed, messages: Any, views: Any, staleness: jax.Array) -> Applied:
+    def _work(self, view: View, local: Packed, rows: jax.Array, count: jax.Array) -> Worked:
         packed = self.packed
-        group = packed.message.unpack(jax.tree.map(lambda *rows: jnp.stack(rows), *messages))
-        if self.placement is not None:
-            group = self.placement.divide(group)
-        stale = Stale(packed.unpack_view(jax.tree.map(lambda *rows: jnp.stack(rows), *views)), staleness)
-        new, metrics = isolated(packed.apply, staleness[0] > 0, packed.shared.unpack(shared), group, stale)
-        view = packed.view(new)
-        return Applied(
-            packed.shared.pack(new), packed.pack_view(view), self.apply_metrics.pack(metrics), all_finite(view)
-        )
+        unpacked_view, size = packed.unpack_view(view), rows.shape[0]
 
-    def _load(self, shared: Any, local: Any) -> tuple[Packed, View, list[Packed]]:
-        """(Shared, Local) packed: the shared state, its view, and each worker's private state."""
-        rows = self.packed.local.pack(local, 1)
-        locals_ = [jax.tree.map(lambda x, w=w: x[w], rows) for w in range(self.packed.num_workers)]
-        return self.packed.shared.pack(shared), self.packed.pack_view(self.packed.view(shared)), locals_
+        def job(i: jax.Array, worked: Worked) -> Worked:
+            private = packed.local.unpack(_at(worked.local, rows[i]))
+            message, new, metrics = apart(packed.work, count > 0, unpacked_view, private)
+            done = Worked(packed.message.pack(message), packed.local.pack(new), self.work_metrics.pack(metrics))
+            return jax.tree.map(lambda all_, one: all_.at[rows[i]].set(one), worked, done)
+
+        message, metrics = _zeros((self._rows(packed.message, size), self._rows(self.work_metrics, size)))
+        return jax.lax.fori_loop(0, count, job, Worked(message, local, metrics))
+
+    def _apply(
+        self,
+        shared: Packed,
+        messages: tuple[Packed, ...],
+        views: tuple[View, ...],
+        rows: jax.Array,
+        staleness: jax.Array,
+        count: jax.Array,
+        check: jax.Array,
+    ) -> Applied:
+        packed = self.packed
+        stale_views = packed.unpack_view(jax.tree.map(lambda *x: jnp.stack(x), *views))
+
+        def update(carry: Any) -> Any:
+            i, _, shared, reported = carry
+            of_group = [_at(message, rows[i, g]) for g, message in enumerate(messages)]
+            group = packed.message.unpack(jax.tree.map(lambda *x: jnp.stack(x), *of_group))
+            if self.placement is not None:
+                group = self.placement.divide(group)
+            new, metrics = apart(packed.apply, count > 0, shared, group, Stale(stale_views, staleness[i]))
+            reported = jax.tree.map(lambda all_, x: all_.at[i].set(x), reported, self.apply_metrics.pack(metrics))
+            return i + 1, all_finite(packed.view(new)), new, reported
+
+        reported = _zeros(self._rows(self.apply_metrics, rows.shape[0]))
+        start = jnp.int32(0), jnp.bool_(True), packed.shared.unpack(shared), reported
+        made, finite, new, reported = jax.lax.while_loop(
+            lambda carry: (carry[0] < count) & (carry[1] | ~check), update, start
+        )
+        return Applied(packed.shared.pack(new), packed.pack_view(packed.view(new)), reported, made, finite)
+
+    def _load(self, shared: Any, local: Any, num_threads: int) -> tuple[Packed, View, list[Packed]]:
+        """(Shared, Local) packed: the shared state, its view, and the private states of each thread's workers.
+
+        Thread t has the workers t, t + num_threads, ...; where it has fewer than others, its last row is of no use.
+        """
+        packed = self.packed.local.pack(local, 1)
+        size = -(-self.packed.num_workers // num_threads)
+        workers = [
+            np.minimum(np.arange(size) * num_threads + t, self.packed.num_workers - 1) for t in range(num_threads)
+        ]
+        rows = [jax.tree.map(lambda x, of=of: x[of], packed) for of in workers]
+        return self.packed.shared.pack(shared), self.packed.pack_view(self.packed.view(shared)), rows
+
+    def _choose(self, first: Packed, second: Packed, rows: jax.Array) -> Packed:
+        """The first, but these rows (Bool[K]) of the second."""
+        pick = lambda a, b: jnp.where(jnp.expand_dims(rows, range(1, a.ndim)), b, a)  # noqa: E731
+        return jax.tree.map(pick, first, second)
 
     def unload(
         self, update: int, shared: Packed, local: Sequence[Packed], views: dict[int, View], time: float
     ) -> State:
-        """The state after an update, unpacked."""
+        """The state after an update, unpacked; `local` has each worker's private state, in one row."""
         unpacked_views = {version: self._unload_view(view) for version, view in views.items()}
         unpacked_shared, unpacked_local = self._unload(shared, list(local))
         return State(update, unpacked_shared, unpacked_local, unpacked_views, time)
 
     def _unpack_state(self, shared: Packed, local: list[Packed]) -> Any:
-        rows = jax.tree.map(lambda *rows: jnp.stack(rows), *local) if local[0] else local[0]
+        rows = jax.tree.map(lambda *rows: jnp.concatenate(rows), *local)
         return self.packed.shared.unpack(shared), self.packed.local.unpack(rows)
+
+
+def calls_back(function: Callable[..., Any], *likes: Any) -> bool:
+    """Whether a compiled function calls back to Python, as environments on the host do."""
+
+    def found(jaxpr: Any) -> bool:
+        return any(
+            "callback" in equation.primitive.name
+            or any(found(getattr(sub, "jaxpr", sub)) for sub in jax.extend.core.jaxprs_in_params(equation.params))
+            for equation in jaxpr.eqns
+        )
+
+    return found(jax.make_jaxpr(function)(*likes).jaxpr)
+
+
+def _int32(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+def _zeros(likes: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), likes)
+
+
+def _at(rows: Packed, row: jax.Array) -> Packed:
+    return jax.tree.map(lambda x: x[row], rows)
 
 
 @lru_cache(maxsize=128)
@@ -149,31 +239,32 @@ class Log:
 
     def __init__(self, program: HostProgram) -> None:
         self.program = program
-        self.jobs: list[list[Job]] = []
+        self.jobs: list[Job] = []
         self.times: list[float] = []
-        self.applied: list[Packed] = []
+        self.of_work: list[tuple[Packed, int]] = []  # metrics, and the row that counts
+        self.of_apply: list[tuple[Packed, int]] = []
 
-    def append(self, group: Sequence[Job], metrics: Packed, time: float) -> None:
+    def append(self, group: Sequence[Job], metrics: Packed, row: int, time: float) -> None:
         """One update. Messages, views and private states are let go; only what is small is kept."""
-        nothing = Worked({}, {}, {})
-        self.jobs.append([j._replace(view=[], worked=nothing._replace(metrics=j.worked.metrics)) for j in group])
+        for job in group:
+            self.jobs.append(job._replace(view=[], worked=NOTHING))
+            self.of_work.append((job.worked.metrics, job.row))
+        self.of_apply.append((metrics, row))
         self.times.append(time)
-        self.applied.append(metrics)
 
     def read(self) -> tuple[Metrics, Schedule]:
         """The metrics and the schedule of the logged updates."""
-        of_work = _stack(self.program.work_metrics, [job.worked.metrics for group in self.jobs for job in group])
-        metrics = {n: x.reshape(len(self.jobs), -1, *x.shape[1:]) for n, x in of_work.items()}
-        return merge_metrics(metrics, _stack(self.program.apply_metrics, self.applied)), self._schedule()
+        of_work = _collect(self.program.work_metrics, self.of_work)
+        metrics = {n: x.reshape(len(self.times), -1, *x.shape[1:]) for n, x in of_work.items()}
+        return merge_metrics(metrics, _collect(self.program.apply_metrics, self.of_apply)), self._schedule()
 
     def _schedule(self) -> Schedule:
-        shape = (len(self.jobs), self.program.group_size)
-        flat = [job for group in self.jobs for job in group]
-        worker = np.array([job.worker for job in flat], np.int32).reshape(shape)
-        begin = np.array([job.begin for job in flat], np.float64).reshape(shape)
-        end = np.array([job.end for job in flat], np.float64).reshape(shape)
+        shape = (len(self.times), self.program.group_size)
+        worker = np.array([job.worker for job in self.jobs], np.int32).reshape(shape)
+        begin = np.array([job.begin for job in self.jobs], np.float64).reshape(shape)
+        end = np.array([job.end for job in self.jobs], np.float64).reshape(shape)
         num_parts = self.program.packed.num_parts
-        parts = [np.array([job.read[p] for job in flat], np.int32).reshape(shape) for p in range(num_parts)]
+        parts = [np.array([job.read[p] for job in self.jobs], np.int32).reshape(shape) for p in range(num_parts)]
         read: Any = parts[0]
         if num_parts > 1:
             structure = jax.tree.structure(self.program.packed.view_like)
@@ -181,9 +272,14 @@ class Log:
         return Schedule(worker, read, np.array(self.times, np.float64), begin, end)
 
 
-def _stack(packer: Packer, rows: list[Packed]) -> Metrics:
-    """Packed metrics of many updates as arrays over them."""
-    if not rows:
+NOTHING = Worked({}, {}, {})
+
+
+def _collect(packer: Packer, found: list[tuple[Packed, int]]) -> Metrics:
+    """The packed metrics of many updates, each a row of what one call gave, as arrays over the updates."""
+    if not found:
         return {}
-    stacked = {dtype: np.stack([np.asarray(row[dtype]) for row in rows]) for dtype in rows[0]}
+    calls = {id(packed): packed for packed, _ in found}
+    here = {key: {dtype: np.asarray(x) for dtype, x in packed.items()} for key, packed in calls.items()}
+    stacked = {dtype: np.stack([here[id(packed)][dtype][row] for packed, row in found]) for dtype in found[0][0]}
     return {name: np.asarray(x) for name, x in packer.unpack(stacked).items()}  # type: ignore[arg-type]

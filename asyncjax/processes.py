@@ -68,8 +68,8 @@ class Process:
         self.compiled = cached_host_program(method, num_workers, group_size, parts).work_on(jax.local_devices()[0])
 
     def work(self, view: Parcel, local: Parcel) -> Parcel:
-        """One job: (View, Packed local) -> Worked."""
-        return _wrap(self.compiled(_unwrap(view), _unwrap(local)))
+        """One job: (View, private state [1]) -> Worked."""
+        return _wrap(self.compiled(_unwrap(view), _unwrap(local), np.zeros(1, np.int32), np.int32(1)))
 
 
 class Processes:
@@ -129,8 +129,8 @@ class Processes:
         for process in range(len(self.running)):
             self._wait_for(process)
 
-    def work(self, worker: int, view: View, local: Packed) -> Worked:
-        """One job of a worker.
+    def work(self, worker: int, view: View, local: Packed, *_: Any) -> Worked:
+        """One job of a worker, as an executable of `HostProgram.work_on` does it.
 
         Raises:
           Lost: the process died.

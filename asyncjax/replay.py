@@ -94,11 +94,15 @@ class _Replay:
         self.last_use = last_use(stack_reads(schedule.read))
         self.device = jax.devices()[0]
         self.home = program.home(self.device)
-        self.work, self.apply = program.work_on(self.device), program.apply_on(self.home)
+        size = program.size  # of the run on threads that it repeats, whose executables are at hand; or else 1
+        self.work, self.apply = program.work_on(self.device, size), program.apply_on(self.home, size)
+        self.size, self.each = size, (program.updates_a_call(size), schedule.group_size)
+        self.num_stacks = -(-program.packed.num_workers // size)  # of private states, as on so many threads
         views = {version: program.packed.pack_view(view) for version, view in state.views.items()}
         self.local: list[Packed]
         self.views: dict[int, View]
-        shared, view, self.local = jax.device_put(program.load(state.shared, state.local), self.device)
+        loaded = program.load(state.shared, state.local, self.num_stacks)
+        shared, view, self.local = jax.device_put(loaded, self.device)
         self.views = {**jax.device_put(views, self.device), state.update: view}
         self.shared: Packed = self._move(shared, self.home)
         self.log = Log(program)
@@ -112,13 +116,16 @@ class _Replay:
             self.local = before  # the jobs of an update count when all of them are done
             raise
         inputs = tuple(j.worked.message for j in group), tuple(j.view for j in group)
-        applied = self.apply(self.shared, *self._move(inputs, self.home), self.staleness[t])
+        rows, staleness = np.zeros((2, *self.each), np.int32)
+        rows[0], staleness[0] = [j.row for j in group], self.staleness[t]
+        counts = rows, staleness, np.int32(1), np.bool_(False)
+        applied = self.apply(self.shared, *self._move(inputs, self.home), *counts)
         self.shared, self.views[t + 1] = applied.shared, self._move(applied.view, self.device)
         for version in {version for job in group for version in job.read} | {t}:
             if self.last_use[version] <= t and version <= t:
                 self.views.pop(version, None)
         self.time = 0.0 if self.schedule.time is None else float(self.schedule.time[t])
-        self.log.append(group, applied.metrics, self.time)
+        self.log.append(group, applied.metrics, 0, self.time)
         self.done = t + 1
         return bool(applied.finite)
 
@@ -130,9 +137,11 @@ class _Replay:
                 " continue with the schedule that the state comes from."
             )
         view = [self.views[version][part] for part, version in enumerate(read)]
-        worked = self.work(view, self.local[worker])
-        self.local[worker] = worked.local
-        return Job(worker, read, view, worked)
+        row, stack = divmod(worker, self.num_stacks)
+        rows = np.full(self.size, row, np.int32)
+        worked = self.work(view, self.local[stack], rows, np.int32(1))
+        self.local[stack] = worked.local
+        return Job(worker, read, view, worked, row)
 
     def _move(self, tree: Any, place: Place) -> Any:
         """Between the device of the workers and that of the learner, where they are not one."""
@@ -141,4 +150,8 @@ class _Replay:
     def state(self) -> State:
         older = {version: view for version, view in self.views.items() if version != self.done}
         shared = self._move(self.shared, self.device)
-        return self.program.unload(self.done, shared, self.local, older, self.time)
+        of_workers = [
+            self.program.row(self.local[w % self.num_stacks], np.int32(w // self.num_stacks))
+            for w in range(self.program.packed.num_workers)
+        ]
+        return self.program.unload(self.done, shared, of_workers, older, self.time)

@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +95,12 @@ def ways(args: Args, workers: int, envs: int, unroll: int, updates: int) -> Iter
         yield f"event by event, {name}", timed(lambda s=schedule: aj.emulate(method, s, KEY, width=1))
     if args.threads:
 
-        def threads() -> float:
-            return clock(aj.run_threads(method, KEY, num_workers=workers, num_updates=updates)[1])
+        def threads(num_threads: int | None = None) -> float:
+            options: dict[str, Any] = {"num_workers": workers, "num_updates": updates, "num_threads": num_threads}
+            return clock(aj.run_threads(method, KEY, **options)[1])
 
         yield "threads", threads
+        yield "threads, one for each worker", partial(threads, workers)
 
 
 def synchronous(method: aj.Method, num_updates: int) -> Callable[[], Any]:

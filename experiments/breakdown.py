@@ -55,12 +55,15 @@ def breakdown(args: Args, workers: int, envs: int, unroll: int) -> dict[str, flo
     """Microseconds of an update by part."""
     method = aj.a3c(args.env, num_envs=envs, unroll_length=unroll)
     schedule = aj.schedules.round_robin(args.updates, workers)
-    options: dict[str, Any] = {"num_workers": 1, "num_updates": args.updates}
+    options: dict[str, Any] = {"num_workers": workers, "num_updates": args.updates}
     programs = {
         **{name: timed(one) for name, one in alone(method, args.updates).items()},
         "emulate, event by event": timed(lambda: aj.emulate(method, schedule, KEY, width=1, num_workers=workers)),
         "emulate, width chosen": timed(lambda: aj.emulate(method, schedule, KEY, num_workers=workers)),
-        "one thread": lambda: clock(aj.run_threads(method, KEY, **options)[1]),
+        "one thread, one worker": lambda: clock(
+            aj.run_threads(method, KEY, num_workers=1, num_updates=args.updates)[1]
+        ),
+        "one thread, all workers": lambda: clock(aj.run_threads(method, KEY, num_threads=1, **options)[1]),
     }
     for program in programs.values():
         program()
@@ -70,7 +73,8 @@ def breakdown(args: Args, workers: int, envs: int, unroll: int) -> dict[str, flo
     summed = of["rollout"] + of["gradient"] + of["apply"]
     return of | {
         "emulate beyond the parts: snapshots, gather and scatter of workers": of["emulate, event by event"] - summed,
-        "one thread beyond the parts: dispatch and Python": of["one thread"] - summed,
+        "one thread, one worker, beyond the parts: dispatch and Python": of["one thread, one worker"] - summed,
+        "one thread, all workers, beyond the parts": of["one thread, all workers"] - summed,
     }
 
 
@@ -106,7 +110,8 @@ def contention(args: Args, workers: int, envs: int, unroll: int) -> list[Any]:
     method = aj.a3c(args.env, num_envs=envs, unroll_length=unroll)
     rows = []
     for _ in range(1 + args.repeats):
-        _, schedule = aj.run_threads(method, KEY, num_workers=workers, num_updates=max(args.updates, 4 * workers))
+        num_updates = max(args.updates, 4 * workers)
+        _, schedule = aj.run_threads(method, KEY, num_workers=workers, num_threads=workers, num_updates=num_updates)
         time, begin, end = (np.asarray(x) for x in (schedule.time, schedule.begin, schedule.end))
         job, wait = (end - begin).mean(), (time[:, None] - end).mean()
         speed = schedule.num_updates / clock(schedule)

@@ -81,7 +81,9 @@ def record(args: Args, method: aj.Method, seed: int) -> Run:
     """A run on threads, kept in the results."""
     schedule_path, returns_path = (args.results / f"threads-{seed}.{ext}" for ext in ("npz", "npy"))
     if not args.reuse:
-        size: dict[str, Any] = {"num_workers": args.num_workers, "num_updates": args.num_updates}
+        # A thread for each worker: the model has workers whose jobs are apart.
+        size: dict[str, Any] = {"num_workers": args.num_workers, "num_threads": args.num_workers}
+        size["num_updates"] = args.num_updates
         result, schedule = aj.run_threads(method, jax.random.key(seed), **size)
         aj.schedules.save(schedule, schedule_path)
         np.save(returns_path, returns(result))

@@ -142,7 +142,7 @@ def on_threads(args: Args) -> tuple[np.ndarray, np.ndarray]:
     for setting in settings:
         todo = [seed for seed in range(args.seeds) if (setting, seed) not in store]
         method = make(args, setting["name"], setting["env"])
-        run = partial(aj.run_threads, method, num_workers=setting["team"])
+        run = partial(aj.run_threads, method, num_workers=setting["team"], num_threads=setting["team"])
         if todo:
             run(figure.key(), num_updates=20)  # compiles
         for seed in todo:

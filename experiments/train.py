@@ -29,7 +29,7 @@ from asyncjax.progress import Interruptible, Progress
 from asyncjax.recorder import Recorder
 
 # The options that only one of the engines with real workers has.
-REAL = {"threads": ("publication",), "ray": ("address", "num_processes", "max_restarts")}
+REAL = {"threads": ("num_threads", "publication"), "ray": ("address", "num_processes", "max_restarts")}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -40,7 +40,7 @@ shared = aj.data_parallel(plain, learners)
 for group_size in (1, 2, 4):
     used = []
     compile_on = HostProgram.work_on
-    HostProgram.work_on = lambda self, device: (used.append(device), compile_on(self, device))[1]
+    HostProgram.work_on = lambda self, device, size=1: (used.append(device), compile_on(self, device, size))[1]
     result, schedule = threads(shared, devices=actors, group_size=group_size)
     HostProgram.work_on = compile_on
     assert used == actors

@@ -80,18 +80,21 @@ def test_without_fusion_emitters_emulate_is_replay_bit_for_bit() -> None:
 def test_threads_use_all_devices_in_turn_and_replay_bit_for_bit() -> None:
     script = """
 from asyncjax.host import HostProgram
+from asyncjax.threads import num_cores
 
 used = []
 compile_on = HostProgram.work_on
-HostProgram.work_on = lambda self, device: (used.append(device), compile_on(self, device))[1]
+HostProgram.work_on = lambda self, device, size=1: (used.append(device), compile_on(self, device, size))[1]
 devices = jax.devices()
 assert len(devices) == 4
 barrier = {"group_size": 6, "wait": "next_version"}
-for options in ({}, {"publication": "leaf"}, {"group_size": 2}, barrier, {"devices": devices[2:], "bound": 2}):
+two = {"devices": devices[2:], "bound": 2}
+for options in ({}, {"num_threads": 6}, {"publication": "leaf"}, {"group_size": 2}, barrier, two):
     used.clear()
     result, schedule = aj.run_threads(method("sgd"), KEY, num_workers=6, num_updates=40, **options)
     chosen = options.get("devices", devices)
-    assert used == [chosen[w % len(chosen)] for w in range(6)], used
+    as_many = -(-num_cores() // len(chosen)) * len(chosen)
+    assert used == [chosen[t % len(chosen)] for t in range(options.get("num_threads", min(6, as_many)))], used
     assert {leaf.device for leaf in jax.tree.leaves(result[:2])} == {chosen[0]}
     assert len(np.unique(schedule.worker)) > 1
     assert_equal(aj.replay(method("sgd"), schedule, KEY, num_workers=6), result)

@@ -123,6 +123,16 @@ def test_the_whole_record_of_a_continued_run_replays(ray: Any) -> None:
 
 
 @pytest.mark.ray
+def test_environments_on_the_host_live_in_the_processes_and_replay_bit_for_bit(ray: Any) -> None:
+    pytest.importorskip("gymnasium")
+    hosted = aj.a3c("gymnasium:CartPole-v1", num_envs=2, unroll_length=5)
+    result, schedule = run(hosted, num_updates=20)
+    again = aj.replay(hosted, schedule, KEY, num_workers=WORKERS)
+    assert_equal((again.shared, again.metrics), (result.shared, result.metrics))
+    assert_equal(again.local.observation, result.local.observation)
+
+
+@pytest.mark.ray
 def test_the_training_command_runs_and_continues_on_ray(ray: Any, tmp_path: Path) -> None:
     options = command("--engine", "ray", "--num-processes", "1", run_dir=tmp_path / "run")
     assert train.main(options) == 0

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import pickle
 import warnings
 from typing import Any
 
@@ -18,6 +19,7 @@ from asyncjax.adapters.host import host_environment
 from asyncjax.environment import Box, Discrete, Step, make_env
 from asyncjax.networks import NatureCNN, actor_critic, patches
 from asyncjax.rollout import init_rollout, next_values, unroll
+from tests.laws import assert_equal
 
 KEY = jax.random.key(0)
 envpool_only = pytest.mark.skipif(importlib.util.find_spec("envpool") is None, reason="EnvPool is not installed")
@@ -338,6 +340,19 @@ def test_a_linear_layer_on_patches_is_a_convolution(window, stride):
     y = jax.lax.conv_general_dilated(x[None], kernel, (stride, stride), "VALID", dimension_numbers=dimensions)[0]
     blocks = kernel.reshape(window // stride, stride, window // stride, stride, 2, 3).swapaxes(1, 2)
     np.testing.assert_allclose(patches(x, window, stride) @ blocks.reshape(-1, 3), y, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", CARTPOLES)
+def test_a_pickled_environment_begins_anew_from_the_seeds(name):
+    cloudpickle = pytest.importorskip("cloudpickle")  # comes with gymnasium
+    here = make_env(name)
+    there = pickle.loads(cloudpickle.dumps(here))
+    state, _ = begin(here, 3)
+    other = state
+    for action in np.random.default_rng(0).integers(0, 2, (20, 3)).astype(np.int32):
+        state, outcome = step(here, state, action)
+        other, same = step(there, other, action)
+        assert_equal((state, outcome), (other, same))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("brax") is None, reason="brax is not installed")

@@ -20,6 +20,7 @@ from asyncjax.environment import Step
 
 PyTree = Any
 IDLE_RESETS = 8  # a vector environment is closed when it was not stepped while so many others were begun
+STEP = np.array([0, 0, 0, 1], np.uint32)  # what a step adds to a ticket
 MAX_SEED = np.uint32(2**31 - 1)  # EnvPool's seeds are below this
 
 
@@ -51,18 +52,21 @@ class Ticket(NamedTuple):
 
 
 class Member:
-    """A vector environment at one moment of its life."""
+    """A vector environment at one moment of its life.
 
-    def __init__(self, vector: VectorEnv, number: int, seeds: np.ndarray) -> None:
-        self.vector, self.number, self.seeds = vector, number, seeds
-        self.steps, self.used = 0, 0
-        self.age = np.zeros(len(seeds), np.int64)  # of the running episodes
+    Attributes:
+      ticket: Uint32[N, 4], for the next step.
+      age: Int[N], the steps of the running episodes.
+      last: the actions of the newest step and what came of them.
+      used: the resets of the fleet before its newest step.
+    """
+
+    def __init__(self, vector: VectorEnv, number: int, seeds: np.ndarray, used: int) -> None:
+        self.vector, self.used = vector, used
+        self.ticket = Ticket(np.uint32(number), np.arange(len(seeds)), seeds, np.uint32(0)).array()
+        self.age = np.zeros(len(seeds), np.int64)
         self.last: tuple[np.ndarray, Step] | None = None
         self.lock = threading.Lock()
-
-    def ticket(self) -> np.ndarray:
-        """For the next step."""
-        return Ticket(np.uint32(self.number), np.arange(len(self.seeds)), self.seeds, np.uint32(self.steps)).array()
 
 
 class Fleet:
@@ -75,16 +79,20 @@ class Fleet:
         self.lock = threading.Lock()
         weakref.finalize(self, _close, self.members.values())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process it is empty: environments begin there anew from their seeds."""
+        return Fleet, (self.name, self.make, self.observation_like, self.max_steps)
+
     def reset(self, seed: Any) -> tuple[np.ndarray, PyTree]:
         """Uint32[..., N] -> (tickets [..., N, 4], observations [..., N, ...]); a vector environment for each row."""
         seed = np.asarray(seed)
         with self.lock:
             self.resets += 1
-            idle = [m.number for m in self.members.values() if m.used < self.resets - IDLE_RESETS]
+            idle = [number for number, m in self.members.items() if m.used < self.resets - IDLE_RESETS]
             closing = [self.members.pop(number) for number in idle]
         _close(closing)
         members = [self._begin(row % MAX_SEED) for row in seed.reshape(-1, *seed.shape[-1:] or (1,))]
-        return _join([(m.ticket(), self._cast(m.vector.observation)) for m in members], seed.shape)
+        return _join([(m.ticket, self._cast(m.vector.observation)) for m in members], seed.shape)
 
     def step(self, ticket: Any, action: Any) -> tuple[np.ndarray, Step]:
         """(Tickets [..., N, 4], actions [..., N, ...]) -> (the next tickets, what happened)."""
@@ -92,31 +100,29 @@ class Fleet:
         lead = ticket.shape[:-1]
         rows = ticket.reshape(-1, *lead[-1:] or (1,), 4)
         actions = action.reshape(*rows.shape[:2], *action.shape[len(lead) :])
-        return _join([self._advance(Ticket(*row.T), a) for row, a in zip(rows, actions, strict=True)], lead)
+        return _join([self._advance(row, a) for row, a in zip(rows, actions, strict=True)], lead)
 
-    def _advance(self, ticket: Ticket, action: np.ndarray) -> tuple[np.ndarray, Step]:
-        """A step of one vector environment."""
-        number, steps = int(ticket.vector[0]), int(ticket.steps[0])
+    def _advance(self, row: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, Step]:
+        """A step of one vector environment, whose ticket is Uint32[N, 4]."""
+        ticket, number = Ticket(*row.T), int(row[0, 0])
         member = self.members.get(number)
-        whole = Ticket(ticket.vector[:1], np.arange(len(action)), ticket.seed, ticket.steps[:1]).array()
-        if not np.array_equal(whole, np.stack(ticket, -1)) or (member and len(member.seeds) != len(action)):
+        if member is None and _is_whole(row) and not ticket.steps[0]:
+            member = self._begin(ticket.seed, number)  # made in another process: the seeds say all about it
+        if member is not None:
+            with member.lock:
+                if np.array_equal(row, member.ticket):
+                    try:
+                        return self._step(member, action)
+                    except BaseException:
+                        self.members.pop(number, None)  # nobody knows where it stands
+                        raise
+                if np.array_equal(row + STEP, member.ticket) and member.last and np.array_equal(member.last[0], action):
+                    return member.ticket, member.last[1]  # the same question has the same answer
+        if not _is_whole(row) or (member and len(member.ticket) != len(row)):
             raise ValueError(
                 f"{self.name!r} was asked to step a part or a mixture of its vector environments: step all environments"
                 " of a batch together, in the order in which `reset` was mapped over them."
             )
-        if member is None and steps == 0:  # made in another process: the seeds say all about it
-            member = self._begin(ticket.seed, number)
-        if member is None:
-            return self._begin_anew(ticket)
-        with member.lock:
-            if member.steps == steps + 1 and member.last is not None and np.array_equal(member.last[0], action):
-                return member.ticket(), member.last[1]  # the same question has the same answer
-            if member.steps == steps:
-                try:
-                    return self._step(member, action)
-                except BaseException:
-                    self.members.pop(number, None)  # nobody knows where it stands
-                    raise
         return self._begin_anew(ticket)
 
     def _step(self, member: Member, action: np.ndarray) -> tuple[np.ndarray, Step]:
@@ -134,9 +140,9 @@ class Fleet:
         observation, final = self._cast(outcome.observation), self._cast(outcome.final_observation)
         told: Any = np.asarray(outcome.reward, np.float32), terminated, truncated
         member.last = action, Step(observation, final, *told)
-        member.steps += 1
+        member.ticket = member.ticket + STEP
         member.used = self.resets
-        return member.ticket(), member.last[1]
+        return member.ticket, member.last[1]
 
     def _begin_anew(self, ticket: Ticket) -> tuple[np.ndarray, Step]:
         """New episodes in place of those that a ticket stands for but that are gone."""
@@ -151,7 +157,7 @@ class Fleet:
         member = self._begin(np.array(seeds, np.uint32) % MAX_SEED)
         first = self._cast(member.vector.observation)
         told: Any = [np.full(len(seeds), x) for x in (np.float32(0), False, True)]
-        return member.ticket(), Step(first, first, *told)
+        return member.ticket, Step(first, first, *told)
 
     def _begin(self, seeds: np.ndarray, number: int | None = None) -> Member:
         """A new vector environment; its number is drawn, so that one of another process is not taken for it."""
@@ -159,12 +165,17 @@ class Fleet:
         with self.lock:
             while number is None or number in self.members:
                 number = secrets.randbits(32)
-            self.members[number] = member = Member(vector, number, seeds)
-            member.used = self.resets
+            self.members[number] = member = Member(vector, number, seeds, self.resets)
         return member
 
     def _cast(self, observation: PyTree) -> PyTree:
         return jax.tree.map(lambda like, x: np.asarray(x, like.dtype), self.observation_like, observation)
+
+
+def _is_whole(row: np.ndarray) -> bool:
+    """Whether tickets can be those of one vector environment, at one moment and in its order."""
+    same = row[:, [0, 3]] == row[0, [0, 3]]
+    return bool(same.all()) and np.array_equal(row[:, 1], np.arange(len(row)))
 
 
 def _join(rows: list[PyTree], lead: tuple[int, ...]) -> PyTree:

@@ -18,7 +18,7 @@ from asyncjax.solvers.solution import Residual
 _BLOCK = 1 << 17  # action values: those of a block of states stay in the cache of a core
 _PER_THREAD = 1 << 15  # states below which handing work to a thread costs more than it saves
 
-_LOOK = 5  # sweeps between two looks at how much the values still change
+_LOOK = 3  # sweeps between two looks at how much the values still change
 
 Extremes = tuple[float, float, float]  # min change, max change, largest absolute value
 

@@ -1,9 +1,10 @@
-"""What asynchrony costs as the work grows: seconds per step against workers, environments, parameters and updates.
+"""What asynchrony costs as the work grows: time per step against workers, environments, parameters and updates.
 
     python experiments/cost.py
     python experiments/cost.py --quick
 
-A3C on CartPole-v1, emulated. Only one size grows at a time; the times are medians of interleaved runs, compiled before.
+A3C on CartPole-v1, emulated. Only one size grows at a time; the times are medians of interleaved runs, compiled before,
+in seconds of one core, which work beside it lengthens less than those of a clock.
 """
 
 from __future__ import annotations
@@ -55,6 +56,12 @@ SIZES = {
     ],
     "updates": [Size(envs=1, unroll=1, updates=10**u) for u in (3, 4, 5, 6)],
 }
+LABELS = {
+    "workers": "workers, 1 environment each",
+    "environments": "environments of each of 16 workers",
+    "parameters": "parameters, 4 workers x 4 environments",
+    "updates": "updates of 1 environment step",
+}
 SMALL = {name: sizes[:2] for name, sizes in SIZES.items()}
 
 
@@ -99,32 +106,38 @@ def method(size: Size) -> aj.Method:
 
 
 def program(size: Size, service: Any) -> Callable[[], float]:
-    """A function that runs the size and returns the seconds that it took."""
+    """A function that runs the size and returns the seconds of one core that it took."""
     key, one = figure.key(), method(size)
     schedule = aj.schedules.round_robin(size.updates, size.workers)
     if service is not None:
         schedule = aj.schedules.from_service_times(service, size.updates, size.workers, key)
 
     def timed() -> float:
-        start = time.perf_counter()
+        start = time.process_time()
         jax.block_until_ready(aj.emulate(one, schedule, key, num_workers=size.workers).shared)
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     return timed
 
 
 def plot(arrays: Arrays) -> Any:
-    """Microseconds per environment step, both axes logarithmic; a panel for each thing that grows."""
+    """Microseconds of one core per environment step, on axes of whole decades; a panel for each thing that grows."""
     names = [name for name in SIZES if name in arrays]
     picture, panels = new_figure(2, 2, (2 * COLUMN[0], 1.7 * COLUMN[1]))
     for axes, name in zip(panels.flat, names, strict=False):
-        seconds = 1e6 * arrays[f"{name}, seconds"]
+        seconds, size = 1e6 * arrays[f"{name}, seconds"], arrays[name]
         for i, label in enumerate(("round robin", "exponential times")):
             low, middle, high = np.quantile(seconds[..., i], (0, 0.5, 1), axis=0)
-            axes.plot(arrays[name], middle, "os"[i] + "-", color=COLOURS[i], label=label, markersize=3, linewidth=1.2)
-            axes.fill_between(arrays[name], low, high, color=COLOURS[i], alpha=0.2, linewidth=0)
-        axes.set(xscale="log", yscale="log", xlabel=name, ylabel="µs per environment step")
-    panels.flat[0].legend(fontsize=7, frameon=False)
+            axes.plot(size, middle, "os"[i] + "-", color=COLOURS[i], label=label, markersize=3, linewidth=1.2)
+            axes.fill_between(size, low, high, color=COLOURS[i], alpha=0.2, linewidth=0)
+        if name == "parameters":
+            proportional = np.median(seconds[:, -1, 0]) * size / size[-1]
+            axes.plot(size, proportional, ":", color=COLOURS[6], linewidth=1, label="in proportion")
+        axes.set(xscale="log", yscale="log", xlabel=LABELS[name], ylabel="µs per environment step")
+        axes.set_ylim(10 ** np.floor(np.log10(seconds.min())), 10 ** np.ceil(np.log10(seconds.max())))
+        axes.legend(fontsize=7, frameon=False)
+    for axes in panels.flat[len(names) :]:
+        axes.set_axis_off()
     return picture
 
 

@@ -18,6 +18,7 @@ import asyncjax as aj
 sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
 import corrected
 import corrections
+import cost
 import disciplines
 import figure
 import optimizers
@@ -137,6 +138,15 @@ def test_the_first_window_of_episodes_that_reaches_the_score() -> None:
     expected = {(4.0, 2): 3.0, (5.0, 2): 5.0, (0.0, 2): 3.0, (6.5, 2): 5.0, (7.0, 2): np.inf, (9.0, 1): 5.0}
     found = {(t, w): float(speedup.first_reach(result, speedup.Task(t, w))) for t, w in expected}
     assert found == expected
+
+
+def test_cost_in_proportion_to_the_size_has_slope_one_and_draws() -> None:
+    size = np.array([10, 1000, 100_000])
+    seconds = np.broadcast_to(np.stack([1e-9 * size, np.full(3, 1e-6)], axis=1), (2, 3, 2))
+    arrays = {"parameters": size, "parameters, seconds": seconds}
+    report = cost.report(arrays)
+    assert report.count("+1.00") == report.count("+0.00") == 2
+    assert sum(axes.axison for axes in cost.plot(arrays).axes) == 1
 
 
 def test_speed_up_is_the_product_of_its_factors_and_of_failures_unknown() -> None:

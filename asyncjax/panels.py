@@ -102,8 +102,7 @@ def draw_timeline(axes: Axes, schedule: Schedule, start: float | None = None, st
     clock = "time" if schedule.time is not None else "virtual time"
     axes.set_xlabel(f"{clock} since {start:.3g} s ({unit}); ticks: commits")
     axes.set_ylabel("worker")
-    low, high = staleness[seen].min(initial=0), staleness[seen].max(initial=0)
-    axes.set_title(f"colour: staleness {low} (light) to {high} (dark)", fontsize=7, loc="left")
+    axes.set_title(f"colour: staleness 0 (light) to {staleness[seen].max(initial=1)} (dark)", fontsize=7, loc="left")
 
 
 def draw_speedup(axes: Axes, workers: np.ndarray, speedup: np.ndarray, colour: str, label: str, style: str) -> None:
@@ -150,8 +149,7 @@ def _window(commit: np.ndarray, schedule: Schedule, start: float | None, stop: f
 def _staleness_colours(staleness: np.ndarray) -> Any:
     from matplotlib import colormaps
 
-    span = max(float(np.ptp(staleness)), 1.0) if staleness.size else 1.0
-    return colormaps["Blues"](0.2 + 0.8 * (staleness - staleness.min(initial=0)) / span)
+    return colormaps["Blues"](0.2 + 0.8 * staleness / staleness.max(initial=1))
 
 
 def _whole_numbers(axis: Axis) -> None:

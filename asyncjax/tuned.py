@@ -16,6 +16,7 @@ IMAGES = {
 }
 # (method, pattern of environment names) -> the options that differ from the method's defaults.
 TUNED: dict[tuple[str, str], dict[str, Any]] = {
+    ("a3c", "CartPole-v1"): {"anneal_steps": 5e5},  # with a constant step size returns dip more often
     ("a3c", "MemoryChain-bsuite"): {"core": "gru", "unroll_length": 20},
     ("impala", "MemoryChain-bsuite"): {"core": "gru"},
     ("ppo", "MemoryChain-bsuite"): {"core": "gru"},
@@ -38,7 +39,7 @@ def tuned(method: str, env: str) -> dict[str, Any]:
 
     Example:
       >>> from asyncjax.tuned import tuned
-      >>> tuned("a3c", "Pendulum-v1"), tuned("a3c", "CartPole-v1")
+      >>> tuned("a3c", "Pendulum-v1"), tuned("a3c", "Acrobot-v1")
       ({'discount': 0.9}, {})
     """
     matching = (options for (name, pattern), options in TUNED.items() if name == method and fnmatchcase(env, pattern))

@@ -36,7 +36,8 @@ def fit(schedule: Schedule, family: Family | None = None, *, per_worker: bool = 
     """A service-time model for `schedules.from_service_times` that resembles a recorded run.
 
     Args:
-      schedule: with the times that jobs began and ended, as `run_threads` records them.
+      schedule: with the times that jobs began and ended, as `run_threads` records them; with a thread for each worker
+        (`num_threads=num_workers`), as the jobs of one thread's workers begin and end together.
       family: of the distribution; None takes the parametric one of greatest likelihood, by `fits`, unless its
         Kolmogorov-Smirnov distance exceeds 0.1: then "empirical", which draws recorded times.
       per_worker: one model for every worker instead of one for all.

@@ -53,9 +53,9 @@ def run_threads(
       key: the source of all chance but the schedule.
       num_workers: W.
       num_updates: T, the version at which the run ends.
-      num_threads: what the workers are dealt to, round robin. By default as many as this machine has cores, and one
-        for each device at least; and one for each worker (as num_threads=num_workers says) with `service`, or where
-        `work` calls back to Python, as environments on the host do.
+      num_threads: what the workers are dealt to, round robin. By default as many as this machine has cores, two at
+        least and one for each device; but one for each worker (what num_threads=num_workers says) with `service`, or
+        where `work` calls back to Python, as environments on the host do.
       group_size: G, messages per update.
       wait: "never", or "next_version" (with group_size=num_workers: the barrier); see `Discipline`.
       bound: no worker gets more than this many messages ahead of the slowest one (SSP).
@@ -105,7 +105,7 @@ def run_threads(
     devices = devices or jax.local_devices()
     alone = service is not None or program.work_calls_back  # a worker that may sleep or wait has its thread for itself
     if num_threads is None:
-        num_threads = num_workers if alone else -(-num_cores() // len(devices)) * len(devices)
+        num_threads = num_workers if alone else default_threads(len(devices))
     if service is not None and num_threads < num_workers:
         raise ValueError(
             f"num_threads={num_threads} with service=: a worker that takes its own time has its own thread, and there"
@@ -124,6 +124,7 @@ def run_threads(
     return team.run(callback, chunk_size, timeout)
 
 
-def num_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def default_threads(num_devices: int) -> int:
+    """As many as this process has cores, but two at least, or nothing would be asynchronous; as many on each device."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return -(-max(cores, 2) // num_devices) * num_devices

@@ -80,7 +80,7 @@ def test_without_fusion_emitters_emulate_is_replay_bit_for_bit() -> None:
 def test_threads_use_all_devices_in_turn_and_replay_bit_for_bit() -> None:
     script = """
 from asyncjax.host import HostProgram
-from asyncjax.threads import num_cores
+from asyncjax.threads import default_threads
 
 used = []
 compile_on = HostProgram.work_on
@@ -93,8 +93,8 @@ for options in ({}, {"num_threads": 6}, {"publication": "leaf"}, {"group_size": 
     used.clear()
     result, schedule = aj.run_threads(method("sgd"), KEY, num_workers=6, num_updates=40, **options)
     chosen = options.get("devices", devices)
-    as_many = -(-num_cores() // len(chosen)) * len(chosen)
-    assert used == [chosen[t % len(chosen)] for t in range(options.get("num_threads", min(6, as_many)))], used
+    num_threads = options.get("num_threads", min(6, default_threads(len(chosen))))
+    assert used == [chosen[t % len(chosen)] for t in range(num_threads)], used
     assert {leaf.device for leaf in jax.tree.leaves(result[:2])} == {chosen[0]}
     assert len(np.unique(schedule.worker)) > 1
     assert_equal(aj.replay(method("sgd"), schedule, KEY, num_workers=6), result)

@@ -11,7 +11,7 @@ import pytest
 
 import asyncjax as aj
 from asyncjax.method import Metrics
-from asyncjax.threads import num_cores
+from asyncjax.threads import default_threads
 from tests.laws import KEY, assert_equal, method
 from tests.test_engines import DISCIPLINES
 
@@ -110,7 +110,7 @@ def test_threads_are_as_many_as_the_cores(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(threading.Thread, "start", count)
     aj.run_threads(method("sgd"), KEY, num_workers=64, num_updates=64)
-    assert len([name for name in started if name.startswith("worker")]) == min(64, num_cores())
+    assert len([name for name in started if name.startswith("worker")]) == min(64, default_threads(1))
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
     ("a3c", "Pendulum-v1"): {"discount": 0.9},
     ("ppo", "Pendulum-v1"): {"discount": 0.9, "anneal_steps": 1e6, "num_minibatches": 8, "learning_rate": 2e-3},
     ("ppo", "*-MinAtar"): IMAGES,
+    ("a3c", "*-MinAtar"): {"learning_rate": 3e-3, "anneal_steps": 1e6},
+    ("impala", "*-MinAtar"): {"learning_rate": 4e-3, "anneal_steps": 1e6},
 }
 
 

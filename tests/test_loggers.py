@@ -6,6 +6,7 @@ import importlib
 import json
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -80,12 +81,19 @@ def test_wandb_reads_the_metrics_of_the_run(tmp_path: Path):
 
     metrics = record(tmp_path / "run", loggers.WeightsAndBiases(tmp_path / "w", {"num_workers": 2}, mode="offline"))
     (file,) = (tmp_path / "w").glob("wandb/offline-run-*/*.wandb")
+
+    def history() -> list[dict[str, float]]:
+        records = (wandb_internal_pb2.Record.FromString(data).history for data in wandb_records(file.read_bytes()))
+        rows = [{i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in r.item} for r in records]
+        return [row for row in rows if row]
+
+    deadline = time.monotonic() + 30  # wandb's own process may write the last rows after `finish` has returned
+    while len(history()) < len(metrics["update"]) and time.monotonic() < deadline:
+        time.sleep(0.1)
     logged: dict[str, list[tuple[int, float]]] = {}
-    for data in wandb_records(file.read_bytes()):
-        history = wandb_internal_pb2.Record.FromString(data).history
-        row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in history.item}
+    for row in history():
         for name, value in row.items():
-            logged.setdefault(name, []).append((row["_step"], value))
+            logged.setdefault(name, []).append((int(row["_step"]), value))
     check(logged, metrics, "update")
     assert (tmp_path / "w" / "wandb_id.txt").read_text() in file.name
 

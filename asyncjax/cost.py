@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-import jax
-import jax.extend
+from asyncjax.traced import inner_jaxprs
 
 # Seconds for an operation, a number written and a multiply-add. For CPU fitted to A3C's work with MLPs at 1 to 64
 # lanes; for accelerators rough, but there an operation's fixed cost rules, whatever the exact numbers.
@@ -43,7 +42,7 @@ def cost_of(jaxpr: Any) -> Cost:
     """The cost of what `jax.make_jaxpr` traced."""
     total = Cost()
     for equation in jaxpr.eqns:
-        inner = [cost_of(getattr(sub, "jaxpr", sub)) for sub in jax.extend.core.jaxprs_in_params(equation.params)]
+        inner = [cost_of(sub) for sub in inner_jaxprs(equation)]
         if inner:
             # A branch is taken, a loop of unknown length runs at least once.
             total += max(inner).times(equation.params.get("length", 1))

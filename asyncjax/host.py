@@ -10,7 +10,6 @@ from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,6 +18,7 @@ from asyncjax.exact import apart
 from asyncjax.method import Method, Metrics, Stale, State
 from asyncjax.packing import Packed, PackedMethod, Packer, all_finite, merge_metrics
 from asyncjax.schedules import Schedule
+from asyncjax.traced import inner_jaxprs
 
 Device = Any  # jax.Device, which type checkers take for a variable
 Place = Any  # a Device, or a sharding over several
@@ -75,7 +75,7 @@ class HostProgram:
         self.apply_calls_back = calls_back(packed.apply, *apply_args)
         self._executables: dict[tuple[str, Place, int], Any] = {}
         self.load = jax.jit(self._load, static_argnums=2)
-        self.row = jax.jit(lambda rows, row: jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, row, 1), rows))
+        self._row = jax.jit(lambda rows, row: jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, row, 1), rows))
         self.choose = jax.jit(self._choose)
         self._unload = jax.jit(self._unpack_state)
         self._unload_view = jax.jit(packed.unpack_view)
@@ -191,11 +191,18 @@ class HostProgram:
         return jax.tree.map(pick, first, second)
 
     def unload(
-        self, update: int, shared: Packed, local: Sequence[Packed], views: dict[int, View], time: float
+        self,
+        update: int,
+        shared: Packed,
+        local: Sequence[tuple[Packed, int]],
+        views: dict[int, View],
+        time: float,
+        place: Place,
     ) -> State:
-        """The state after an update, unpacked; `local` has each worker's private state, in one row."""
+        """The state after an update, unpacked, in this place; of each worker's private states the row that counts."""
+        rows = jax.device_put([self._row(stack, np.int32(row)) for stack, row in local], place)
         unpacked_views = {version: self._unload_view(view) for version, view in views.items()}
-        unpacked_shared, unpacked_local = self._unload(shared, list(local))
+        unpacked_shared, unpacked_local = self._unload(shared, rows)
         return State(update, unpacked_shared, unpacked_local, unpacked_views, time)
 
     def _unpack_state(self, shared: Packed, local: list[Packed]) -> Any:
@@ -208,9 +215,7 @@ def calls_back(function: Callable[..., Any], *likes: Any) -> bool:
 
     def found(jaxpr: Any) -> bool:
         return any(
-            "callback" in equation.primitive.name
-            or any(found(getattr(sub, "jaxpr", sub)) for sub in jax.extend.core.jaxprs_in_params(equation.params))
-            for equation in jaxpr.eqns
+            "callback" in equation.primitive.name or any(map(found, inner_jaxprs(equation))) for equation in jaxpr.eqns
         )
 
     return found(jax.make_jaxpr(function)(*likes).jaxpr)

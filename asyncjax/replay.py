@@ -150,8 +150,6 @@ class _Replay:
     def state(self) -> State:
         older = {version: view for version, view in self.views.items() if version != self.done}
         shared = self._move(self.shared, self.device)
-        of_workers = [
-            self.program.row(self.local[w % self.num_stacks], np.int32(w // self.num_stacks))
-            for w in range(self.program.packed.num_workers)
-        ]
-        return self.program.unload(self.done, shared, of_workers, older, self.time)
+        where = (divmod(worker, self.num_stacks) for worker in range(self.program.packed.num_workers))
+        local = [(self.local[stack], row) for row, stack in where]
+        return self.program.unload(self.done, shared, local, older, self.time, self.device)

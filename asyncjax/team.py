@@ -169,8 +169,7 @@ class Team:
         return self._unload(self.coordinator.version, self.shared, self.local, self._now())
 
     def _unload(self, update: int, shared: Packed, local: Sequence[tuple[Packed, int]], now: float) -> State:
-        of_worker = jax.device_put([self.program.row(rows, np.int32(row)) for rows, row in local], self.home)
-        return self.program.unload(update, shared, of_worker, {}, now)
+        return self.program.unload(update, shared, local, {}, now, self.home)
 
     def _now(self) -> float:
         return time.perf_counter() - self.origin
@@ -335,17 +334,18 @@ class Team:
     def _finish(self, begun: list[tuple[list[Group], Applied]]) -> None:
         """Waits for updates, and publishes the last one that succeeded: a version that is not there yet is none."""
         done: list[tuple[list[Group], Applied]] = []
+        version = self.coordinator.version
         try:
             for groups, applied in begun:
                 count = int(applied.count)
                 done.append((groups[:count], applied))
+                version += count
                 if self.check_finite and not bool(applied.finite):
                     self.finite = False
-                    version = self.coordinator.version + sum(len(groups) for groups, _ in done)
                     raise not_finite(version - 1, np.array([job.worker for job in groups[count - 1]]))
         finally:
             if done:
-                self._publish(done[-1][1].view, self.coordinator.version + sum(len(groups) for groups, _ in done))
+                self._publish(done[-1][1].view, version)
                 self._record(done)
 
     def _publish(self, view: View, version: int) -> None:

@@ -32,6 +32,11 @@ def _clean_state() -> Any:
     return states[0]
 
 
+def inner_jaxprs(equation: Any) -> list[Any]:
+    """What an equation of a jaxpr runs inside: the bodies of loops, branches and calls."""
+    return [getattr(sub, "jaxpr", sub) for sub in jax.extend.core.jaxprs_in_params(equation.params)]
+
+
 def concrete(tree: Any) -> Any | None:
     """The tree as numpy arrays, or None if a value is unknown.
 

@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
 from asyncjax.adapters.fleet import Fleet, VectorEnv
 from asyncjax.environment import Environment, Space, Step
+from asyncjax.traced import inner_jaxprs
 
 PyTree = Any
 MARK = "step on the host of "  # the jitted step's name says in every program that the host is called
@@ -92,7 +92,6 @@ def lives_on_host(jaxpr: Any) -> str | None:
         name = equation.params.get("name")
         if isinstance(name, str) and name.startswith(MARK):
             return name.removeprefix(MARK)
-        inner = (lives_on_host(getattr(sub, "jaxpr", sub)) for sub in jax.extend.core.jaxprs_in_params(equation.params))
-        if found := next(filter(None, inner), None):
+        if found := next(filter(None, map(lives_on_host, inner_jaxprs(equation))), None):
             return found
     return None

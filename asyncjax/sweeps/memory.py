@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import jax.extend
 
+from asyncjax.traced import inner_jaxprs
+
 
 def peak_bytes(jaxpr: Any) -> int:
     """The most that lives at once, inputs included, if every operation wrote its result before its operands go.
@@ -18,8 +20,8 @@ def peak_bytes(jaxpr: Any) -> int:
     live = peak = sum(_bytes(v) for v in [*jaxpr.invars, *jaxpr.constvars])
     kept = {id(v) for v in [*jaxpr.invars, *jaxpr.constvars, *jaxpr.outvars]}
     for i, equation in enumerate(jaxpr.eqns):
-        subs = [getattr(sub, "jaxpr", sub) for sub in jax.extend.core.jaxprs_in_params(equation.params)]
-        inner = max((peak_bytes(sub) - sum(_bytes(v) for v in sub.invars) for sub in subs), default=0)
+        inside = (peak_bytes(sub) - sum(_bytes(v) for v in sub.invars) for sub in inner_jaxprs(equation))
+        inner = max(inside, default=0)
         made = sum(_bytes(v) for v in equation.outvars)
         peak = max(peak, live + max(made, inner))
         unused = sum(_bytes(v) for v in equation.outvars if id(v) not in last_use and id(v) not in kept)

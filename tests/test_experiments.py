@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
 import corrected
 import corrections
 import cost
+import curves
 import disciplines
 import figure
 import optimizers
@@ -193,3 +195,21 @@ def test_every_discipline_consumes_all_messages(discipline: str) -> None:
     schedule = disciplines.make_schedule(args, discipline, "straggling", jax.random.key(0), 3)
     assert schedule.worker.size == 96
     assert aj.schedules.is_realizable(schedule)
+
+
+def test_what_was_learned_is_compared_engine_by_engine(tmp_path, capsys):
+    curve = {"steps": [10.0, 20.0], "returns": [[1.0, 2.0]] * 4, "staleness": 3.0, "seconds": 1.0}
+    for name, evaluation in (("a3c-A-v1-emulate", [5.0, 5.0, 5.0, 5.0]), ("a3c-A-v1-threads", [3.0, 4.0, 4.0, 9.0])):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**curve, "evaluation": evaluation}))
+    (tmp_path / "ppo-B-emulate.json").write_text(json.dumps({**curve, "evaluation": [1.0, 2.0, 3.0, 4.0]}))
+    learned = curves.main(curves.Args(tmp_path))
+    assert {env: {m: sorted(e) for m, e in methods.items()} for env, methods in learned.items()} == {
+        "A-v1": {"a3c": ["emulate", "threads"]},
+        "B": {"ppo": ["emulate"]},
+    }
+    printed = capsys.readouterr().out
+    assert "| A-v1 | a3c | 5 [5, 5], 3.0 | 4 [3, 9], 3.0 | 1 [-4, 2] |" in printed
+    assert "| B | ppo | 2.5 [1, 4], 3.0 | - | - |" in printed
+    assert (tmp_path / "learning.png").stat().st_size > 10_000
+    with pytest.raises(FileNotFoundError, match="no results of C-v0"):
+        curves.main(curves.Args(tmp_path, envs=("C-v0",)))

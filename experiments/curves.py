@@ -65,12 +65,13 @@ def load(folder: Path, envs: tuple[str, ...] = ()) -> Table:
     """
     learned: Table = {env: {} for env in envs}
     for path in sorted(folder.glob("*.json")):
-        name = NAME.fullmatch(path.name)
-        if name is None or (envs and name["env"] not in envs):
+        file = NAME.fullmatch(path.name)
+        if file is None or (envs and file["env"] not in envs):
             continue
         data: dict[str, Any] = json.loads(path.read_text())
-        one = Learned(*(np.asarray(data[field]) for field in Learned._fields[:3]), data["staleness"])
-        learned.setdefault(name["env"], {}).setdefault(name["method"], {})[name["engine"]] = one
+        steps, returns, evaluation = (np.asarray(data[name]) for name in ("steps", "returns", "evaluation"))
+        one = Learned(steps, returns, evaluation, data["staleness"])
+        learned.setdefault(file["env"], {}).setdefault(file["method"], {})[file["engine"]] = one
     missing = [env for env, methods in learned.items() if not methods]
     if missing or not learned:
         raise FileNotFoundError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -56,7 +57,7 @@ class Asynchrony:
     """Who waits for whom, and how long work takes."""
 
     group_size: int = 1
-    """Messages per update. With --wait next-version and as many as workers, training is synchronous."""
+    """Messages per update. With --wait next_version and as many as workers, training is synchronous."""
     wait: Literal["never", "next_version"] = "never"
     """Whether a worker begins its next job at once, or waits until a newer version exists."""
     bound: int | None = None
@@ -151,6 +152,37 @@ def configuration(method: str, values: dict[str, Any]) -> Config:
     return config | {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
+# The options that one engine has and others do not.
+ONLY = {"threads": ("num_threads", "publication"), "ray": ("address", "num_processes", "max_restarts")}
+LEAST = {
+    "eval_episodes": 0,
+    "log_every": 1,
+    "checkpoint_every": 0.0,
+    "num_threads": 1,
+    "num_processes": 1,
+    "max_restarts": 0,
+}
+
+
+def check_options(config: Config) -> None:
+    """Raises ValueError for what would be found out late, or would have no effect; before anything is written."""
+    for name, least in LEAST.items():
+        value = config.get(name)
+        if value is not None and not value >= least:
+            raise ValueError(f"{name}={value}: use at least {least}.")
+    if not 0 <= config["seed"] < 2**32:
+        raise ValueError(f"seed={config['seed']}: use one of 0 to {2**32 - 1}; others would repeat these.")
+    if not 0 < config["service_mean"] < math.inf:
+        raise ValueError(f"service_mean={config['service_mean']}: give positive seconds.")
+    defaults = {field.name: field.default for kind in (Asynchrony, Cluster) for field in dataclasses.fields(kind)}
+    for engine, names in ONLY.items():
+        for name in names:
+            if engine != config["engine"] and config.get(name, defaults[name]) != defaults[name]:
+                raise ValueError(
+                    f"{name}={config[name]!r} is of another engine: use --engine {engine}, or leave it out."
+                )
+
+
 class Plan(NamedTuple):
     """How long a run is, and its schedule where that is not the engine's to make.
 
@@ -171,11 +203,6 @@ def make_plan(config: Config, env: Environment, key: jax.Array) -> Plan:
     per_message = commandline.steps_per_message(env, config)
     if real and recorded is not None:
         raise ValueError(f"schedule={recorded}: real workers make their own schedule; use --engine emulate or replay.")
-    if config["engine"] != "threads" and config["publication"] != "atomic":
-        raise ValueError(
-            f"publication={config['publication']!r} happens on real threads: use --engine threads, or record such a run"
-            " and pass its --schedule."
-        )
     if recorded is not None and not Path(recorded).is_file():
         raise ValueError(f"schedule={recorded}: there is no such file; give the schedule.npz of a run.")
     if recorded is not None:

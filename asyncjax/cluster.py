@@ -13,8 +13,9 @@ from typing import Any
 
 import jax
 
+from asyncjax.checks import check_counts, check_positive, check_whole
 from asyncjax.discipline import Coordinator, Discipline, Wait
-from asyncjax.engine import check_positive, starting_state
+from asyncjax.engine import check_inputs, starting_state
 from asyncjax.host import HostProgram, Job, View, cached_host_program
 from asyncjax.method import Chunk, Method, Result, State
 from asyncjax.packing import Packed
@@ -95,22 +96,17 @@ def run_ray(
       ...     method, jax.random.key(0), num_workers=4, num_updates=100
       ... )
     """
-    num_processes = num_workers if num_processes is None else num_processes
-    check_positive(
-        chunk_size=chunk_size,
-        num_updates=num_updates,
-        timeout=timeout,
-        start_timeout=start_timeout,
-        num_workers=num_workers,
-        num_processes=num_processes,
-    )
+    check_inputs(method, key)
+    check_counts(num_workers=num_workers, num_updates=num_updates, num_processes=num_processes, chunk_size=chunk_size)
+    check_positive(timeout=timeout, start_timeout=start_timeout)
+    check_whole(max_restarts=max_restarts)
     if max_restarts < 0:
         raise ValueError(f"max_restarts={max_restarts}: use at least 0.")
     discipline = Discipline(group_size, wait, bound).check(num_workers)
     state = starting_state(state, method, key, num_workers, num_updates, "num_updates")
     parts = (0,) * len(jax.tree.leaves(jax.eval_shape(method.view, state.shared)))
     program = cached_host_program(method, num_workers, group_size, parts)
-    num_processes = min(num_processes, num_workers)
+    num_processes = min(num_processes or num_workers, num_workers)
     with (
         connected(address, num_processes) as ray,
         Processes(ray, program, method, num_processes, max_restarts, start_timeout) as processes,

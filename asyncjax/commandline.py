@@ -12,7 +12,7 @@ import inspect
 import itertools
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
 import optax
@@ -109,7 +109,7 @@ def parse(argv: list[str], prog: str, description: str | None, **parts: type) ->
     """
     import tyro
 
-    env, config = environment_name(argv), (tyro.conf.OmitArgPrefixes,)
+    env, config = environment_name(argv, parts.values()), (tyro.conf.OmitArgPrefixes,)
     known = factories()
     wanted = [name for name in known if name in argv[:1]] or list(known)
     commands = {name: command(name, known[name], tuned(name, env), **parts) for name in wanted}
@@ -122,13 +122,14 @@ def parse(argv: list[str], prog: str, description: str | None, **parts: type) ->
     return type(chosen).__name__, {name: x for part in vars(chosen).values() for name, x in vars(part).items()}
 
 
-def environment_name(argv: list[str]) -> str:
-    """What --env says, before the rest is parsed; empty where it is not given."""
+def environment_name(argv: list[str], parts: Iterable[type]) -> str:
+    """What --env says, before the rest is parsed, the last one where there are several; else its default."""
+    name = str(next(field.default for part in parts for field in dataclasses.fields(part) if field.name == "env"))
     for word, following in itertools.pairwise([*argv, ""]):
         option, equals, value = word.partition("=")
         if option == "--env":
-            return value if equals else following
-    return ""
+            name = value if equals else following
+    return name
 
 
 def describe_tuned(method: str, values: dict[str, Any]) -> str:
@@ -144,7 +145,12 @@ def make_env_from(env: str, params: tuple[str, ...] | list[str]) -> Environment:
         name, equals, value = param.partition("=")
         if not equals:
             raise ValueError(f"env_params={param!r}: write name=value, such as max_steps_in_episode=200.")
-        values[name] = ast.literal_eval(value)
+        try:
+            values[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError) as error:
+            raise ValueError(
+                f"env_params={param!r}: {value!r} is no number, None, True, False or 'word' in quotes."
+            ) from error
     return make_env(env, **values)
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple, get_args
 
+from asyncjax.checks import check_whole
+
 Wait = Literal["never", "next_version"]
 
 
@@ -29,6 +31,7 @@ class Discipline(NamedTuple):
 
     def check(self, num_workers: int) -> Discipline:
         """Raises ValueError where no run could follow this discipline."""
+        check_whole(num_workers=num_workers, group_size=self.group_size, bound=self.bound)
         if num_workers < 1:
             raise ValueError(f"num_workers={num_workers}: at least one worker is needed.")
         if self.group_size < 1:

@@ -9,8 +9,9 @@ import jax
 import numpy as np
 
 from asyncjax import exact
+from asyncjax.checks import check_counts
 from asyncjax.engine import (
-    check_positive,
+    check_inputs,
     chunks,
     compile_init,
     concatenate_metrics,
@@ -51,7 +52,8 @@ def emulate(
       method: four pure functions.
       schedule: any well-formed schedule, realizable or not.
       key: the source of all chance.
-      state: where to continue, from an earlier run's callback; None starts with `method.init`.
+      state: where to continue, from an earlier run's callback; the schedule is still the whole one. None starts with
+        `method.init`.
       callback: called with a `Chunk` after every `chunk_size` updates.
       chunk_size: updates per call of the compiled program. It decides which messages are computed
         together, so only runs with equal chunks are promised to agree bit for bit.
@@ -76,7 +78,8 @@ def emulate(
       >>> result.metrics["loss"].shape
       (100, 1)
     """
-    check_positive(chunk_size=chunk_size, width=width, num_workers=num_workers, num_views=num_views)
+    check_inputs(method, key, schedule)
+    check_counts(chunk_size=chunk_size, width=width, num_workers=num_workers, num_views=num_views)
     known = concrete(schedule)
     if num_workers is None:
         if known is None:

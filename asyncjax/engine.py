@@ -10,7 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from asyncjax.checks import check_key, check_kind
 from asyncjax.method import Array, Method, Metrics, PyTree, State
+from asyncjax.schedules import Schedule
+
+
+def check_inputs(method: Method, key: jax.Array, *schedule: Schedule) -> None:
+    """Raises TypeError for what is no method, no key, or no schedule where an engine takes one."""
+    check_kind(Method, "give what a factory returns, such as aj.a3c('CartPole-v1')", method=method)
+    check_key(key)
+    for one in schedule:
+        check_kind(Schedule, "give one of asyncjax.schedules, or the one that run_threads recorded", schedule=one)
 
 
 def initial_state(method: Method, key: jax.Array, num_workers: int) -> State:
@@ -34,6 +44,7 @@ def starting_state(
     """Where a run of W workers and T updates begins: the given state, if it fits, or the initial one."""
     if state is None:
         return initial_state(method, key, num_workers)
+    check_kind(State, "give the state of a Chunk that an engine handed to its callback", state=state)
     found = {x.shape[0] for x in jax.tree.leaves(state.local)}
     if found - {num_workers}:
         raise ValueError(
@@ -77,10 +88,3 @@ def then(
         deliver()
     except Exception as second:
         error.add_note(f"{doing} then failed, too: {second!r}")
-
-
-def check_positive(**arguments: int | float | None) -> None:
-    """Raises ValueError for an argument that is given and not positive."""
-    for name, value in arguments.items():
-        if value is not None and not value > 0:
-            raise ValueError(f"{name}={value}: give a positive number.")

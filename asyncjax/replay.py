@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from asyncjax.engine import check_positive, chunks, concatenate_metrics, not_finite, starting_state, then
+from asyncjax.checks import check_counts
+from asyncjax.engine import check_inputs, chunks, concatenate_metrics, not_finite, starting_state, then
 from asyncjax.host import HostProgram, Job, Log, Place, View, cached_host_program
 from asyncjax.method import Chunk, Method, Result, State
 from asyncjax.packing import Packed
@@ -58,8 +59,9 @@ def replay(
       >>> bool(result.shared.params == again.shared.params)
       True
     """
-    check_positive(chunk_size=chunk_size, num_workers=num_workers)
-    num_workers = num_workers or schedule.num_workers
+    check_inputs(method, key, schedule)
+    check_counts(chunk_size=chunk_size, num_workers=num_workers)
+    num_workers = num_workers or max(schedule.num_workers, 1)
     schedule = check(schedule, num_workers)
     state = starting_state(state, method, key, num_workers, schedule.num_updates, "schedule")
     parts = read_parts(schedule.read, jax.eval_shape(method.view, state.shared))

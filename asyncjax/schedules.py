@@ -16,6 +16,7 @@ from urllib.parse import quote, unquote
 import jax
 import numpy as np
 
+from asyncjax.checks import check_whole
 from asyncjax.discipline import Coordinator, Discipline, Wait
 from asyncjax.service import Service, streams
 
@@ -89,6 +90,7 @@ def fixed_delay(num_updates: int, delay: int, num_workers: int = 1) -> Schedule:
     With fewer than delay + 1 workers no system could produce it (`is_realizable` is False), yet every
     engine that takes a schedule runs it.
     """
+    check_whole(delay=delay)
     if delay < 0:
         raise ValueError(f"delay={delay}: a read can not come from the future; use a delay of at least 0.")
     return _in_turn(num_updates, num_workers, delay)
@@ -259,6 +261,7 @@ def _in_turn(num_updates: int, num_workers: int, delay: int) -> Schedule:
 
 
 def _check_sizes(num_updates: int, num_workers: int) -> None:
+    check_whole(num_updates=num_updates, num_workers=num_workers)
     if num_updates < 0:
         raise ValueError(f"num_updates={num_updates}: a schedule has at least 0 updates.")
     if num_workers < 1:
@@ -285,6 +288,7 @@ def check(schedule: Schedule, num_workers: int | None = None) -> Schedule:
             raise ValueError(
                 f"schedule.read[{t}, {g}] = {leaf[t, g]}: update {t} can read the versions 0 to {t};"
                 f" version {leaf[t, g]} does not exist yet."
+                + (" A later part of a run goes after what came before: schedules.concatenate." if t == 0 else "")
             )
     limit = np.inf if num_workers is None else num_workers
     wrong = np.argwhere((worker < 0) | (worker >= limit))

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from asyncjax.checks import check_key, check_kind
+
 Number = float | np.ndarray | jax.Array | list[float]
 
 
@@ -90,6 +92,8 @@ def streams(service: Service, key: jax.Array, num_workers: int) -> list[Iterator
     A worker's n-th service time depends on the key, the worker and n alone, so runs under different
     disciplines share their random numbers.
     """
+    check_kind(Service, "give a model, such as asyncjax.service.exponential(0.01)", service=service)
+    check_key(key)
     seed = [int(word) for word in np.asarray(jax.random.key_data(_typed(key))).ravel()]
     return [_stream(service, np.random.default_rng([*seed, worker]), worker) for worker in range(num_workers)]
 

@@ -12,9 +12,15 @@ Statistic = Callable[[np.ndarray], np.ndarray]
 
 
 def middle_half(values: np.ndarray) -> np.ndarray:
-    """The interquartile mean over axis 0: the mean without the lowest and the highest quarter, rounded down."""
+    """The interquartile mean over axis 0: the mean without the lowest and the highest quarter, rounded down.
+
+    NaN where any value is: a run without a value is neither among the best, where sorting would put it, nor among the
+    worst.
+    """
+    values = np.asarray(values)
     cut = len(values) // 4
-    return np.sort(values, axis=0)[cut : len(values) - cut].mean(0)
+    middle = np.sort(values, axis=0)[cut : len(values) - cut].mean(0)
+    return np.where(np.isnan(values).any(0), np.nan, middle)[()]
 
 
 def interquartile_mean(ys: np.ndarray, num_resamples: int = 1000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -55,14 +61,18 @@ def bootstrap_interval(
       num_resamples: samples with replacement, drawn with a fixed seed, so that equal data give equal intervals.
 
     Returns:
-      low and high, Float[...].
+      low and high, Float[...]; NaN where a seed has no value.
 
     Raises:
-      ValueError: no seeds, or a level outside (0, 1).
+      ValueError: no seeds, no resamples, or a level outside (0, 1).
 
-    Source: Efron, Bootstrap methods (1979). With fewer than about ten seeds such intervals are too narrow.
+    Source: Efron, Bootstrap methods (1979). With few seeds such intervals are too narrow: of normal data those of 95 %
+    cover the middle in 76 % of cases for three seeds, in 90 % for five and in 94 % for ten.
     """
     _check_probability(level=level)
+    ys = np.asarray(ys, np.float64)
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples={num_resamples}: draw at least one, and some 1000 for an interval of 95 %.")
     if len(ys) < 1:
         raise ValueError("ys has no rows: an interval takes at least one seed, and some ten to mean something.")
     rng = np.random.default_rng(0)
@@ -88,8 +98,13 @@ class Difference(NamedTuple):
 
     @property
     def resolved(self) -> np.ndarray:
-        """Bool[...]: the interval leaves out 0."""
-        return (self.low > 0) | (self.high < 0)
+        """Bool[...]: the interval leaves out 0; never with one seed."""
+        return leaves_out_zero(self.low, self.high, len(self.per_seed))
+
+
+def leaves_out_zero(low: np.ndarray, high: np.ndarray, num_seeds: int) -> np.ndarray:
+    """Bool[...]: whether an interval of differences tells them from 0. That of one seed is a point and tells nothing."""
+    return ((low > 0) | (high < 0)) & (num_seeds > 1)
 
 
 def paired_difference(x: np.ndarray, y: np.ndarray, *, level: float = 0.95, num_resamples: int = 1000) -> Difference:
@@ -136,7 +151,7 @@ def seeds_needed(differences: np.ndarray, effect: float, *, level: float = 0.95,
       Int[...], at least 2.
 
     Raises:
-      ValueError: a single seed, or numbers out of their range.
+      ValueError: a single seed, differences that are not finite, or numbers out of their range.
 
     Example:
       >>> import numpy as np, asyncjax as aj
@@ -151,6 +166,9 @@ def seeds_needed(differences: np.ndarray, effect: float, *, level: float = 0.95,
     differences = np.asarray(differences, np.float64)
     if len(differences) < 2:
         raise ValueError(f"differences has {len(differences)} rows: a spread takes at least two seeds.")
+    if not np.isfinite(differences).all():
+        seeds = np.unique(np.nonzero(~np.isfinite(differences))[0]).tolist()
+        raise ValueError(f"differences is not finite in the rows {seeds}, so it has no spread: leave those seeds out.")
     quantile = NormalDist().inv_cdf
     z = quantile((1 + level) / 2) + quantile(power)
     return np.maximum(2, np.ceil(np.square(z * differences.std(0, ddof=1) / effect))).astype(np.int64)

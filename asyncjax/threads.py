@@ -8,8 +8,9 @@ from typing import Literal, get_args
 
 import jax
 
+from asyncjax.checks import check_counts, check_positive
 from asyncjax.discipline import Coordinator, Discipline, Wait
-from asyncjax.engine import check_positive, starting_state
+from asyncjax.engine import check_inputs, starting_state
 from asyncjax.host import Device, cached_host_program
 from asyncjax.method import Chunk, Method, Result, State
 from asyncjax.schedules import Schedule
@@ -88,13 +89,9 @@ def run_threads(
       >>> schedule.num_updates, aj.schedules.is_realizable(schedule)
       (100, True)
     """
-    check_positive(
-        chunk_size=chunk_size,
-        num_updates=num_updates,
-        timeout=timeout,
-        num_workers=num_workers,
-        num_threads=num_threads,
-    )
+    check_inputs(method, key)
+    check_counts(num_workers=num_workers, num_updates=num_updates, num_threads=num_threads, chunk_size=chunk_size)
+    check_positive(timeout=timeout)
     if publication not in get_args(Publication):
         raise ValueError(f"publication={publication!r}: choose one of {', '.join(map(repr, get_args(Publication)))}.")
     discipline = Discipline(group_size, wait, bound).check(num_workers)
@@ -102,7 +99,9 @@ def run_threads(
     num_leaves = len(jax.tree.leaves(jax.eval_shape(method.view, state.shared)))
     parts = tuple(range(num_leaves)) if publication == "leaf" else (0,) * num_leaves
     program = cached_host_program(method, num_workers, group_size, parts)
-    devices = devices or jax.local_devices()
+    devices = jax.local_devices() if devices is None else devices
+    if not devices:
+        raise ValueError(f"devices={devices}: give one device or more, or leave them out for all local ones.")
     alone = service is not None or program.work_calls_back  # a worker that may sleep or wait has its thread for itself
     if num_threads is None:
         num_threads = num_workers if alone else default_threads(len(devices))

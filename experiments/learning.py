@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from train import exit_code
 
 import asyncjax as aj
 from asyncjax import commandline, plotting, statistics
@@ -139,4 +140,4 @@ def threaded(args: Args, method: aj.Method, num_updates: int, curve: Any, evalua
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main, lambda: ""))

@@ -84,13 +84,14 @@ def run(args: Args) -> Arrays:
 def report(arrays: Arrays) -> str:
     """For every method and delay the best learning rate, its return, and what the delay costs, paired by seed."""
     rates, rows = arrays["learning_rates"], []
+    # Of a learning rate with which a seed diverged there is no mean.
+    chosen = np.nan_to_num(middle_half(np.moveaxis(arrays["returns"], -1, 0)), nan=-np.inf).argmax(-1)
     for m, method in enumerate(arrays["methods"]):
-        at_best = [returns[middle_half(returns.T).argmax()] for returns in arrays["returns"][m]]
+        at_best = [returns[r] for returns, r in zip(arrays["returns"][m], chosen[m], strict=True)]
         for d, delay in enumerate(arrays["delays"]):
-            best = rates[middle_half(arrays["returns"][m, d].T).argmax()]
             cost = "" if d == 0 else figure.interval(at_best[d] - at_best[0], 2)
             resolved = "" if d == 0 else ("yes" if paired_difference(at_best[d], at_best[0]).resolved else "no")
-            rows.append([method, delay, f"{best:g}", figure.interval(at_best[d], 2), cost, resolved])
+            rows.append([method, delay, f"{rates[chosen[m, d]]:g}", figure.interval(at_best[d], 2), cost, resolved])
     return figure.table(["method", "staleness", "best learning rate", "return", "minus fresh", "resolved"], rows)
 
 

@@ -29,7 +29,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 from spaces import Space, choices_by_optuna, choices_of, parse_space
-from train import prepare_jax
+from train import exit_code, prepare_jax
 
 import asyncjax as aj
 from asyncjax import commandline, plotting, runs
@@ -119,6 +119,7 @@ def main(argv: list[str] | None = None) -> aj.Table:
 
 def resumed(argv: list[str]) -> list[str]:
     """The recorded command of a directory after --resume, with what else is given now."""
+    argv = [part for word in argv for part in (word.split("=", 1) if word.startswith("--resume=") else [word])]
     if "--resume" not in argv:
         return argv
     at = argv.index("--resume")
@@ -271,4 +272,5 @@ def draw_settings(table: aj.Table, label: str) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    kept = "\nWhat was finished is kept: the same command, or --resume DIRECTORY, goes on from there."
+    sys.exit(exit_code(main, lambda: kept))

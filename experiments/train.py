@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,32 +23,26 @@ import numpy as np
 
 import asyncjax
 from asyncjax import animation, arguments, commandline, loggers, plotting, runs
-from asyncjax.arguments import Config, Plan
+from asyncjax.arguments import ONLY, Config, Plan
 from asyncjax.environment import Environment
 from asyncjax.method import Method, Result
 from asyncjax.progress import Interruptible, Progress
 from asyncjax.recorder import Recorder
 
-# The options that only one of the engines with real workers has.
-REAL = {"threads": ("num_threads", "publication"), "ray": ("address", "num_processes", "max_restarts")}
-
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    run_dir: list[Path] = []  # known from the moment it exists, for the messages below
-    try:
-        config, path, resumed = arguments.parse(sys.argv[1:] if argv is None else argv, __doc__)
-        train(config, path, resumed, run_dir)
-    except KeyboardInterrupt:
-        print("\nInterrupted." + continue_with(run_dir), file=sys.stderr)
-        return 130
-    except Exception as error:
-        return explain(error, run_dir)
-    return 0
+    run_dir: list[Path] = []  # known from the moment it exists
+
+    def command() -> None:
+        train(*arguments.parse(sys.argv[1:] if argv is None else argv, __doc__), run_dir)
+
+    return exit_code(command, lambda: continue_with(run_dir))
 
 
 def train(config: Config, path: Path, resumed: bool, run_dir: list[Path]) -> None:
     """One run, from its configuration to its summary."""
+    arguments.check_options(config)
     prepare_jax(config["compilation_cache"])
     # Of the run, the schedule and the evaluation; one program splits them and takes them apart.
     keys = jax.jit(lambda key: tuple(jax.random.split(key, 3)))(jax.random.key(config["seed"]))
@@ -95,7 +90,7 @@ def run(config: Config, plan: Plan, method: Method, key: jax.Array, **common: An
     if plan.schedule is not None:
         engine = getattr(asyncjax, config["engine"])
         return engine(method, plan.schedule, key, num_workers=config["num_workers"], **common)
-    options = {name: config[name] for name in ("num_workers", "group_size", "wait", "bound", *REAL[config["engine"]])}
+    options = {name: config[name] for name in ("num_workers", "group_size", "wait", "bound", *ONLY[config["engine"]])}
     engine = getattr(asyncjax, f"run_{config['engine']}")
     service = arguments.make_service(config)
     return engine(method, key, num_updates=plan.num_updates, service=service, **options, **common)[0]
@@ -162,21 +157,33 @@ def prepare_jax(compilation_cache: bool) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def explain(error: Exception, run_dir: list[Path]) -> int:
+def exit_code(command: Callable[[], Any], advice: Callable[[], str]) -> int:
+    """Runs a script's command; what stops it is told, with the advice, and becomes the exit code."""
+    try:
+        command()
+    except KeyboardInterrupt:
+        print("\nInterrupted." + advice(), file=sys.stderr)
+        return 130
+    except Exception as error:
+        return explain(error, advice())
+    return 0
+
+
+def explain(error: Exception, advice: str) -> int:
     """Prints an error: a sentence where it is one written for the user, a traceback where it is not."""
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = Path(frames[-1].filename).resolve().is_relative_to(Path(asyncjax.__file__).resolve().parent)
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
+    ours = any(Path(file).resolve().parent in raised_in.parents for file in (asyncjax.__file__, __file__))
     mistake = ours and isinstance(error, (ValueError, TypeError, ImportError))
     if not mistake and not isinstance(error, (FloatingPointError, OSError, TimeoutError)):
         traceback.print_exception(error)
     notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
-    print(f"\nError: {error}{notes}{continue_with(run_dir)}", file=sys.stderr)
+    print(f"\nError: {error}{notes}{advice}", file=sys.stderr)
     return 2 if mistake else 1
 
 
 def continue_with(run_dir: list[Path]) -> str:
-    """Where the run is and how it goes on, once there is one."""
-    if not run_dir:
+    """Where the run is and how it goes on, once there is something of it."""
+    if not run_dir or not runs.read_rows(run_dir[0]):
         return ""
     return f"\nRecorded so far: {run_dir[0]}. Continue with: python experiments/train.py --resume {run_dir[0]}"
 

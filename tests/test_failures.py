@@ -505,14 +505,52 @@ ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
     "replay, chunk": (replayed(chunk_size=0), r"chunk_size=0: give a positive number"),
     "replay, workers": (replayed(num_workers=0), r"num_workers=0: give a positive number"),
     "replay, missing worker": (replayed(num_workers=1), r"worker\[1, 0\] = 1: .* Pass num_workers=2 or more"),
+    "half a worker": (threads(num_workers=2.5), r"num_workers=2\.5: give a whole number"),
+    "half a group": (threads(group_size=1.5), r"group_size=1\.5: give a whole number"),
+    "words for a number": (threads(num_updates="5"), r"num_updates='5': give a whole number"),
+    "words for a time": (threads(timeout="5"), r"timeout='5': give a positive number"),
+    "seconds for a model": (threads(service=0.01), r"service=0\.01 is no Service: give a model, such as"),
+    "no devices": (threads(devices=[]), r"devices=\[\]: give one device or more"),
+    "a result for a state": (threads(state=aj.Result(1, 2, {})), r"state=Result.* is no State: give the state of a"),
+    "emulate, half a chunk": (emulated(chunk_size=2.5), r"chunk_size=2\.5: give a whole number"),
+    "replay, words": (replayed(chunk_size="3"), r"chunk_size='3': give a whole number"),
 }
 
 
 @pytest.mark.parametrize("case", ERRORS)
 def test_an_error_names_the_argument_its_value_and_the_fix(case: str) -> None:
     call, message = ERRORS[case]
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    "engine", [aj.emulate, aj.replay, aj.run_threads, aj.run_ray], ids=lambda engine: engine.__name__
+)
+def test_what_is_no_method_no_key_and_no_schedule_is_named(engine: Any) -> None:
+    real = {"num_workers": 2, "num_updates": 5} if engine in (aj.run_threads, aj.run_ray) else {}
+    schedule = () if real else (aj.schedules.round_robin(5, 2),)
+    with pytest.raises(TypeError, match=r"method=<function a3c.* is no Method: give what a factory returns"):
+        engine(aj.a3c, *schedule, KEY, **real)
+    with pytest.raises(TypeError, match=r"key=3 is no random key: give jax\.random\.key\(3\)"):
+        engine(method("sgd"), *schedule, 3, **real)
+    if schedule:
+        with pytest.raises(TypeError, match=r"schedule=\(.*\) is no Schedule: give one of asyncjax\.schedules"):
+            engine(method("sgd"), (0, *schedule), KEY)
+
+
+@every_engine
+def test_a_run_of_no_updates_ends_where_it_began(engine: Any) -> None:
+    result = engine(method("sgd"), aj.schedules.round_robin(0, 2), KEY)
+    assert_equal(result.shared, jax.jit(lambda key: method("sgd").init(key, 1))(KEY)[0])
+
+
+@every_engine
+def test_the_later_part_of_a_run_alone_is_told_what_is_missing(engine: Any) -> None:
+    state = state_after(6)
+    _, rest = aj.run_threads(method("sgd"), KEY, num_workers=2, num_updates=9, state=state)
+    with pytest.raises(ValueError, match=r"goes after what came before: schedules\.concatenate"):
+        engine(method("sgd"), rest, KEY, state=state)
 
 
 @every_engine

@@ -509,6 +509,11 @@ def disciplined(num_workers: int = 3, **options: Any) -> Callable[[], Any]:
 
 one, service = aj.service.constant, aj.service
 ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
+    "half an update": (lambda: aj.schedules.round_robin(2.5, 2), r"num_updates=2\.5: give a whole number"),  # type: ignore[arg-type]
+    "half a worker": (lambda: aj.schedules.sequential(3, 2.5), r"num_workers=2\.5: give a whole number"),  # type: ignore[arg-type]
+    "half a delay": (lambda: aj.schedules.fixed_delay(3, 0.5), r"delay=0\.5: give a whole number"),  # type: ignore[arg-type]
+    "seconds for a model": (timed_by(lambda: 0.5), r"service=0\.5 is no Service: give a model"),  # type: ignore[arg-type]
+    "seed for a key": (timed_by(one, key=7), r"key=7 is no random key: give jax\.random\.key\(7\)"),
     "negative updates": (lambda: aj.schedules.round_robin(-1, 2), r"num_updates=-1: .* at least 0"),
     "no worker, round robin": (lambda: aj.schedules.round_robin(3, 0), r"num_workers=0: at least one"),
     "no worker, sequential": (lambda: aj.schedules.sequential(3, 0), r"num_workers=0: at least one"),
@@ -572,5 +577,5 @@ ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
 @pytest.mark.parametrize("case", ERRORS)
 def test_an_error_names_the_argument_its_value_and_the_fix(case: str) -> None:
     call, message = ERRORS[case]
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         call()

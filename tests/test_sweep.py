@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT / "experiments"))
 
 import spaces  # noqa: E402
 import sweep  # noqa: E402
+from train import exit_code  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -155,3 +156,13 @@ def test_the_pictures_of_other_shapes() -> None:
     assert len(sweep.draw_settings(aj.Table(names, range(4), values), "evaluation").axes) == 3
     one = aj.Table(names[:1], range(4), {"evaluation": values["evaluation"][:1]})
     assert len(sweep.draw_settings(one, "evaluation").axes) == 1
+
+
+@pytest.mark.parametrize("words", [["--resume", "nowhere"], ["--resume=nowhere"]])
+def test_a_mistake_on_the_command_line_is_a_sentence_and_an_exit_code(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(lambda: sweep.main(words), lambda: "") == 2
+    error = capsys.readouterr().err
+    assert "--resume nowhere: there is no sweep" in error
+    assert "Traceback" not in error

@@ -140,6 +140,15 @@ def test_ctrl_c_on_threads_leaves_a_checkpoint_to_resume(tmp_path):
     [
         ("--env CartPool-v1", "CartPole-v1"),
         ("--env-params 3", "env_params='3': write name=value"),
+        ("--env-params gravity=heavy", "env_params='gravity=heavy': 'heavy' is no number"),
+        ("--eval-episodes -5", "eval_episodes=-5: use at least 0"),
+        ("--log-every 0", "log_every=0: use at least 1"),
+        ("--checkpoint-every -3", "checkpoint_every=-3.0: use at least 0.0"),
+        ("--num-threads 0", "num_threads=0: use at least 1"),
+        ("--service-mean -1", "service_mean=-1.0: give positive seconds"),
+        ("--seed 4294967296", "seed=4294967296: use one of 0 to 4294967295"),
+        ("--num-threads 2 --engine emulate", "num_threads=2 is of another engine: use --engine threads"),
+        ("--address auto", "address='auto' is of another engine: use --engine ray"),
         ("--env-params gravitas=3", "gravitas=3 is not a parameter of CartPole-v1"),
         ("--num-workers 0", "num_workers=0"),
         ("--num-envs -1", "num_envs=-1"),
@@ -174,6 +183,12 @@ def test_a_failing_run_keeps_what_it_has_and_tells_why(tmp_path, capsys):
     assert "Traceback" not in error
     assert f"Recorded so far: {path}" in error
     assert runs.load(path).schedule is not None
+
+
+def test_a_run_that_recorded_nothing_is_not_to_be_continued(tmp_path, capsys):
+    path = tmp_path / "run"
+    assert train.main(command("--engine", "emulate", "--env", "gymnasium:CartPole-v1", run_dir=path)) != 0
+    assert "--resume" not in capsys.readouterr().err
 
 
 def test_an_unexpected_error_shows_its_traceback(tmp_path, monkeypatch, capsys):
@@ -218,6 +233,8 @@ def test_options_tuned_for_an_environment_are_defaults_that_the_user_overrides()
             1
         ]
 
+    for argv in (["a3c"], ["a3c", "--env", "CartPole-v1"], ["a3c", "--env=Catch-bsuite", "--env=CartPole-v1"]):
+        assert (parse(*argv)["env"], parse(*argv)["anneal_steps"]) == ("CartPole-v1", 5e5)  # the default, too
     plain, breakout = parse("ppo"), parse("ppo", "--env", "Breakout-MinAtar")
     assert (plain["epochs"], plain["group_size"]) == (2, 1)
     assert (breakout["epochs"], breakout["group_size"], breakout["learning_rate"]) == (4, 8, 2.5e-3)

@@ -23,7 +23,7 @@ def check(mdp: MDP, discount: float | None = None) -> MDP:
       ValueError: shapes that do not fit, probabilities that are negative or do not sum to 1 (or are all 0),
         successors outside the state space, rewards that are NaN or infinite, states without an action.
     """
-    never_ends(mdp)
+    row_sums(mdp)
     if discount is not None:
         check_discount(mdp, discount)
     return mdp
@@ -31,38 +31,49 @@ def check(mdp: MDP, discount: float | None = None) -> MDP:
 
 def check_function(mdp: FunctionMDP, chunk: int = 1 << 16) -> FunctionMDP:
     """The same for a function: it is called once for every state and action, so many states at a time."""
-    never_ends(mdp, chunk)
+    row_sums(mdp, chunk)
     return mdp
 
 
-def never_ends(mdp: AnyMDP, chunk: int = 1 << 16) -> bool:
-    """Checks a problem, and tells whether every step that it allows has a successor."""
+def row_sums(mdp: AnyMDP, chunk: int = 1 << 16) -> tuple[float, float]:
+    """Checks a problem; the least and the greatest sum of a row that it allows: 0 where an episode ends, else about 1.
+
+    Sums that differ from 1 by no more than rounding are 1.
+    """
     if isinstance(mdp, FunctionMDP):
-        return _function_never_ends(mdp, min(chunk, mdp.num_states))
-    reward, successor, probability = (np.asarray(x) for x in mdp)
-    _check_shapes(reward, successor, probability)
-    sums = _check_rows(reward, successor, probability, mdp.num_states)
-    forbidden = np.isneginf(reward)
-    for state in np.flatnonzero(forbidden.all(axis=0))[:1]:
-        raise _no_action(state)
-    return bool((forbidden | (sums > 0)).all())
+        least, greatest = _function_row_sums(mdp, chunk)
+    else:
+        reward, successor, probability = (np.asarray(x) for x in mdp)
+        _check_shapes(reward, successor, probability)
+        sums = _check_rows(reward, successor, probability, mdp.num_states)
+        forbidden = np.isneginf(reward)
+        for state in np.flatnonzero(forbidden.all(axis=0))[:1]:
+            raise _no_action(state)
+        sums[forbidden] = 1.0
+        least, greatest = sums.min(), sums.max()
+    rounding = mdp.num_successors * np.finfo(least.dtype).eps
+    least, greatest = (1.0 if abs(x - 1) <= rounding else float(x) for x in (least, greatest))
+    return least, greatest
 
 
-def _function_never_ends(mdp: FunctionMDP, chunk: int) -> bool:
+def _function_row_sums(mdp: FunctionMDP, chunk: int) -> tuple[np.floating, np.floating]:
+    if mdp.num_states < 1 or mdp.num_actions < 1:
+        raise ValueError(f"num_states={mdp.num_states}, num_actions={mdp.num_actions}: use at least 1 of each.")
+    chunk = min(chunk, mdp.num_states)
     starts = jnp.arange(0, mdp.num_states, chunk, dtype=jnp.int32)
-    found, states, ends = _survey(mdp, chunk, starts)
-    for state in np.asarray(states)[np.asarray(found)][:1]:
+    found, states, least, greatest = jax.device_get(_survey(mdp, chunk, starts))
+    for state in states[found][:1]:
         actions = range(mdp.num_actions)
         rows = [[np.asarray(x) for x in mdp.transition(jnp.int32(state), jnp.int32(action))] for action in actions]
         reward, successor, probability = (np.stack(column)[..., None] for column in zip(*rows, strict=True))
         _check_rows(reward, successor, probability, mdp.num_states, first_state=int(state))
         raise _no_action(state)
-    return not np.asarray(ends).any()
+    return least.min(), greatest.max()
 
 
 @partial(jax.jit, static_argnums=(0, 1))  # compiled once for a function, not once for a solve
-def _survey(mdp: FunctionMDP, chunk: int, starts: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """For each chunk: whether one of its states is wrong, the first of them, and whether a step of it is the last."""
+def _survey(mdp: FunctionMDP, chunk: int, starts: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """For each chunk: whether one of its states is wrong, the first of them, and its least and greatest sum of a row."""
 
     def look(state: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         reward, successor, probability = mdp.transition(state, action)
@@ -70,14 +81,14 @@ def _survey(mdp: FunctionMDP, chunk: int, starts: jax.Array) -> tuple[jax.Array,
         row = jnp.isnan(reward) | jnp.isposinf(reward) | ~(probability >= 0).all()
         row |= ((successor < 0) | (successor >= mdp.num_states)).any()
         row |= (jnp.abs(total - 1) > _rounding(total.dtype)) & (total != 0) & ~forbidden
-        return row, forbidden, (total == 0) & ~forbidden
+        return row, forbidden, jnp.where(forbidden, 1, total)
 
-    def first_wrong(start: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def first_wrong(start: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         states = jnp.minimum(start + jnp.arange(chunk, dtype=jnp.int32), mdp.num_states - 1)
         actions = jnp.arange(mdp.num_actions, dtype=jnp.int32)
-        rows, forbidden, ends = jax.vmap(lambda s: jax.vmap(lambda a: look(s, a))(actions))(states)
+        rows, forbidden, sums = jax.vmap(lambda s: jax.vmap(lambda a: look(s, a))(actions))(states)
         faults = rows.any(axis=1) | forbidden.all(axis=1)
-        return faults.any(), states[jnp.argmax(faults)], ends.any()
+        return faults.any(), states[jnp.argmax(faults)], sums.min(), sums.max()
 
     return jax.lax.map(first_wrong, starts)
 
@@ -110,13 +121,11 @@ def may_last_for_ever(mdp: MDP) -> np.ndarray:
 
 
 def _check_shapes(reward: np.ndarray, successor: np.ndarray, probability: np.ndarray) -> None:
-    for name, array, kind in (
-        ("reward", reward, np.floating),
-        ("successor", successor, np.integer),
-        ("probability", probability, np.floating),
-    ):
-        if not np.issubdtype(array.dtype, kind):
-            raise TypeError(f"{name} has type {array.dtype}; use {'integers' if kind is np.integer else 'floats'}.")
+    for name, array in (("reward", reward), ("probability", probability)):
+        if array.dtype not in (np.float32, np.float64):
+            raise TypeError(f"{name} has type {array.dtype}; use float32 or float64.")
+    if not np.issubdtype(successor.dtype, np.integer):
+        raise TypeError(f"successor has type {successor.dtype}; use integers.")
     fits = reward.ndim == 2 and successor.ndim == 3 and successor.shape == probability.shape
     if not fits or 0 in successor.shape or reward.shape != (successor.shape[0], successor.shape[2]):
         raise ValueError(

@@ -26,7 +26,7 @@ def from_rows(reward: np.ndarray, successor: np.ndarray, probability: np.ndarray
 
 
 def from_arrays(transition: Any, reward: Any) -> MDP:
-    """An MDP from dense transition matrices.
+    """An MDP from dense transition matrices, in float32 if they are.
 
     Args:
       transition: Float[A, S, S], transition[a, s, t] = P(t | s, a); rows sum to 1, or are all 0 where an episode ends.
@@ -40,7 +40,7 @@ def from_arrays(transition: Any, reward: Any) -> MDP:
     """
     import scipy.sparse as sparse
 
-    dense, reward = np.asarray(transition, np.float64), np.asarray(reward, np.float64)
+    dense, reward = np.asarray(transition), np.asarray(reward, np.float64)
     if dense.ndim != 3 or dense.shape[1] != dense.shape[2]:
         raise ValueError(f"transition has shape {dense.shape}; use [A, S, S], one square matrix per action.")
     if reward.shape == dense.shape:
@@ -49,7 +49,7 @@ def from_arrays(transition: Any, reward: Any) -> MDP:
 
 
 def from_scipy(transition: Sequence[Any], reward: Any) -> MDP:
-    """An MDP from one scipy.sparse matrix of shape [S, S] per action.
+    """An MDP from one scipy.sparse matrix of shape [S, S] per action, in float32 if all are.
 
     Args:
       transition: A matrices; row s of matrix a holds the successors of (s, a).
@@ -63,7 +63,9 @@ def from_scipy(transition: Sequence[Any], reward: Any) -> MDP:
     import scipy.sparse as sparse
 
     matrices, reward = [sparse.csr_array(matrix) for matrix in transition], np.asarray(reward, np.float64)
-    num_actions, num_states = len(matrices), int(reward.shape[-1])
+    if not matrices or not reward.size:
+        raise ValueError(f"{len(matrices)} matrices, rewards {reward.shape}: a problem has an action and a state at least.")
+    num_actions, num_states = len(matrices), np.atleast_1d(reward).shape[-1]
     for action, matrix in enumerate(matrices):
         if matrix.shape != (num_states, num_states):
             raise ValueError(
@@ -74,7 +76,7 @@ def from_scipy(transition: Sequence[Any], reward: Any) -> MDP:
     counts = [np.diff(matrix.indptr) for matrix in matrices]
     width = max(1, *(int(count.max()) for count in counts))
     successor = np.zeros((num_actions, num_states, width), np.int32)
-    probability = np.zeros((num_actions, num_states, width))
+    probability = np.zeros(successor.shape, np.result_type(*(matrix.dtype for matrix in matrices)))
     for action, (matrix, count) in enumerate(zip(matrices, counts, strict=True)):
         rows = np.repeat(np.arange(num_states), count)
         column = np.arange(matrix.nnz) - np.repeat(matrix.indptr[:-1], count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from asyncjax.mdp.check import check
 from asyncjax.mdp.core import MDP
 
 _DENSE = 2000  # states up to which a dense linear solve is quicker than a sparse one
@@ -43,11 +44,15 @@ def policy_values(mdp: MDP, policy: np.ndarray, discount: float) -> np.ndarray:
 def exact_values(mdp: MDP, discount: float) -> np.ndarray:
     """The optimal values by policy iteration with linear solves, Float64[S].
 
+    Raises:
+      ValueError: a malformed MDP, or a discount that it does not admit (`check`).
+
     Example:
       >>> import asyncjax as aj
       >>> aj.mdp.exact_values(aj.mdp.forest(3), 0.9).round(3)
       array([26.244, 29.484, 33.484])
     """
+    check(mdp, discount)
     reward, probability = np.asarray(mdp.reward, np.float64), np.asarray(mdp.probability, np.float64)
     successor, states = np.asarray(mdp.successor), np.arange(mdp.num_states)
     policy = reward.argmax(axis=0)

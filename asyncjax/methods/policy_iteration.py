@@ -80,7 +80,7 @@ def policy_iteration(
       over them, which bounds no error. Of apply: `error`, max |V - reference| after the update.
 
     Raises:
-      ValueError: a discount without values, or a count that is too small.
+      ValueError: a malformed MDP, a discount without values, or a count that is too small.
 
     Example:
       >>> import jax, asyncjax as aj

@@ -77,7 +77,7 @@ def tabular_q(
       Of apply: `error`, max |Q - reference| over the available actions after the update.
 
     Raises:
-      ValueError: a discount without values, or a count below 1.
+      ValueError: a malformed MDP, a discount without values, or a count below 1.
 
     Example:
       >>> import jax, asyncjax as aj
@@ -108,7 +108,9 @@ def tabular_q(
             state, action = learner.state, learner.action
             successor, terminated, here, age = walk.step(state, action, learner.age, step_key)
             next_action = walk.act(q, here, epsilon, action_key)
-            value = q[next_action, successor] if on_policy else jnp.max(walk.quality(q, successor))
+            # Where an episode is broken off, the next action belongs to the next one: what would have followed counts.
+            following = next_action if max_steps is None else walk.act(q, successor, epsilon, action_key)
+            value = q[following, successor] if on_policy else jnp.max(walk.quality(q, successor))
             reward = walk.pair(state, action)[0].astype(q.dtype)
             reward += jnp.asarray(reward_noise, q.dtype) * jax.random.normal(noise_key, dtype=q.dtype)
             target = reward + jnp.asarray(discount, q.dtype) * jnp.where(terminated, 0, value)

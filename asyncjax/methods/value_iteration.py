@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from asyncjax.mdp.check import check_discount
+from asyncjax.mdp.check import check, check_discount
 from asyncjax.mdp.core import MDP, AnyMDP, bellman
 from asyncjax.method import Array, Method, Metrics, PyTree, Stale
+from asyncjax.traced import is_traced
 
 Number = float | jax.Array
 Order = Literal["cyclic", "random", "largest"]
@@ -84,7 +85,7 @@ def value_iteration(
       the values of one version with a full residual instead). Of apply: `error`, max |V - reference| after the update.
 
     Raises:
-      ValueError: a discount without values, or a count below 1.
+      ValueError: a malformed MDP, a discount without values, or a count below 1.
 
     Example:
       >>> import jax, asyncjax as aj
@@ -136,12 +137,14 @@ def value_iteration(
 
 
 def check_problem(mdp: AnyMDP, discount: Number, **counts: int | None) -> None:
-    """Raises ValueError for a discount at which the problem has no values, and for counts below 1."""
+    """Raises for arrays that are no problem, for a discount at which it has no values, and for counts below 1."""
     for name, count in counts.items():
         if count is not None and count < 1:
             raise ValueError(f"{name}={count}: use at least 1.")
-    if isinstance(discount, (int, float)) and (isinstance(mdp, MDP) or discount != 1):
-        check_discount(mdp, discount)  # type: ignore[arg-type]  # a discount below 1 is right for every problem
+    if isinstance(mdp, MDP) and not is_traced(mdp):
+        check(mdp, None if is_traced(discount) else float(discount))
+    elif not is_traced(discount) and discount != 1:
+        check_discount(mdp, float(discount))  # type: ignore[arg-type]  # one below 1 is right for every problem
 
 
 def starting_values(mdp: AnyMDP, initial_values: Array | None) -> jax.Array:

@@ -51,7 +51,10 @@ def asynchronous(
     def certify(chunk: Chunk) -> None:
         nonlocal residual
         assert chunk.state is not None
-        model.count(sweeps, model.num_actions, num_blocks)
+        messages = chunk.schedule.worker.size  # each of them a block
+        model.sweeps += messages // num_blocks
+        model.backups += messages * model.num_states * model.num_actions // num_blocks
+        model.updates += len(chunk.schedule.worker)
         residual = model.improve(model.start(np.asarray(chunk.state.shared.values)))
         if run.done(residual):
             raise _FinishedError

@@ -110,7 +110,7 @@ class HostModel(Model):
         self.dtype = self.reward.dtype
         self.epsilon = float(np.finfo(self.dtype).eps)
         self.successor = np.ascontiguousarray(np.asarray(mdp.successor).transpose(0, 2, 1))
-        self.probability = np.ascontiguousarray(np.asarray(mdp.probability).transpose(0, 2, 1))
+        self.probability = np.ascontiguousarray(np.asarray(mdp.probability).transpose(0, 2, 1), self.dtype)
         self.factor = self.dtype.type(self.discount)
         self.blocks = blocks
         self.shares: list[list[Block]] = [part.tolist() for part in np.array_split(blocks, self.num_threads)]
@@ -139,8 +139,9 @@ class HostModel(Model):
                 self._add(self.successor[action, begin:end], self.probability[action, begin:end], scaled, row)
             best = quality.max(axis=0)
             change = best - values[begin:end]
-            low, high = min(low, change.min()), max(high, change.max())
-            scale = max(scale, best.max(), -best.min())
+            # Unlike Python's, NumPy's minima and maxima of NaN are NaN.
+            low, high = np.minimum(low, change.min()), np.maximum(high, change.max())
+            scale = np.maximum(scale, np.maximum(best.max(), -best.min()))
             self._adopt(begin, quality, best)
             new[begin:end] = best
             if new is values:
@@ -194,4 +195,4 @@ def _cut(num_states: int, size: int, num_threads: int) -> list[Block]:
 
 def _residual(values: np.ndarray, parts: list[Extremes]) -> Residual:
     low, high, scale = zip(*parts, strict=True)
-    return Residual(values, min(low), max(high), max(scale))
+    return Residual(values, float(np.min(low)), float(np.max(high)), float(np.max(scale)))

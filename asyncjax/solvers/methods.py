@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from typing import Any
 
@@ -14,6 +15,7 @@ from asyncjax.solvers.solution import Residual, Run
 _LARGE = 20_000  # states from which it can pay to put them in order
 _LEVEL = 50  # and of each level: fewer are too little work for a step of a Python loop
 _STALLED = 10  # sweeps
+_LONG = 100  # sweeps in place after which a full residual is due, however much they still change
 
 
 def jacobi(model: Model, values: Any, run: Run) -> Residual:
@@ -80,7 +82,7 @@ def policy_iteration(model: Model, values: Any, run: Run) -> Residual:
         if run.done(residual):
             return residual
         values, low, high = residual.values, -np.inf, np.inf
-        while high - low >= fine:
+        while high - low >= fine and not run.expired():
             before = high - low
             values, low, high = model.evaluate(values, 1000, fine)
             values = values + run.certificate.shift(low, high)
@@ -92,7 +94,7 @@ def gauss_seidel(model: HostModel, values: np.ndarray, run: Run, *, sweeps: int 
     """In-place sweeps over the states in the order in which information travels (`levels`), level by level.
 
     Sweeps for all actions alternate with `sweeps` cheaper ones for the greedy policy's only. What a sweep
-    changes is no bound on anything, so when it is small a full residual decides.
+    changes is no bound on anything, so when it is small, and every now and then, a full residual decides.
     """
     ordered = model.put_in_order(values)
     assert ordered is not None
@@ -101,14 +103,16 @@ def gauss_seidel(model: HostModel, values: np.ndarray, run: Run, *, sweeps: int 
 
 def _in_order(model: HostModel, values: np.ndarray, run: Run, sweeps: int) -> Residual:
     wanted = run.wanted
-    while True:
+    for count in itertools.count(1):
         change = model.improve_in_place(values)
-        if max(-change.low, change.high) <= wanted:
+        small = max(-change.low, change.high) <= wanted
+        if small or count % _LONG == 0 or run.expired():
             residual = model.improve(values)
             if run.done(residual):
                 return residual
-            values, wanted = residual.values, wanted / 2
+            values, wanted = residual.values, wanted / 2 if small else wanted
         model.evaluate_in_place(values, sweeps)
+    raise AssertionError("unreachable: the loop has no end")
 
 
 def anderson(model: Model, values: Any, run: Run, *, memory: int | None = 5) -> Residual:

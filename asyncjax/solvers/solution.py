@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -79,41 +79,54 @@ class Residual(NamedTuple):
 class Certificate:
     """From residuals to bounds.
 
-    With horizon H = 1 / (1 - discount) (or, at discount 1, the longest expected time to the end) and
-    low <= TV - V <= high everywhere,
+    With low <= TV - V <= high everywhere, and discounted expected times to the end (1 / (1 - discount) where no
+    episode ends) between h and H,
 
-        (H - 1) min(low, 0)  <=  V* - TV  <=  (H - 1) max(high, 0),
+        (H - 1) min(low, 0) + (h - 1) max(low, 0)  <=  V* - TV  <=  (H - 1) max(high, 0) + (h - 1) min(high, 0).
 
-    and where no episode ends, so that adding a constant to V adds discount times it to TV, also
-    without the minimum and the maximum (MacQueen 1966): then TV can be shifted into the middle. Both hold only for
-    residuals of one consistent snapshot, never for the differences of in-place or asynchronous sweeps.
+    Where no episode ends, so that adding a constant to V adds discount times it to TV, TV can be shifted into the
+    middle (MacQueen 1966). All this holds only for residuals of one consistent snapshot, never for the differences of
+    in-place or asynchronous sweeps.
 
     Attributes:
+      shortest: h; 1 where some step is an episode's last.
       horizon: H.
-      closed: whether every row of probabilities sums to 1.
       rounding: the relative error of one backup in floating point.
     """
 
+    shortest: float
     horizon: float
-    closed: bool
     rounding: float
+
+    @property
+    def closed(self) -> bool:
+        """Whether no episode ends."""
+        return self.shortest > 1
 
     def shift(self, low: float, high: float) -> float:
         """What to add to TV."""
-        return (self.horizon - 1) * (low + high) / 2 if self.closed else 0.0
+        return sum(self._interval(low, high)) / 2 if self.closed else 0.0
 
     def bounds(self, residual: Residual) -> tuple[float, float]:
         """Bounds on the error of the shifted values, and on the loss of the policy that attained the maximum."""
-        low, high = residual.low, residual.high
-        floor = self.floor(residual.scale)
-        if self.closed:
-            return (self.horizon - 1) * (high - low) / 2 + floor, (self.horizon - 1) * (high - low) + 2 * floor
-        low, high = min(low, 0.0), max(high, 0.0)
-        return (self.horizon - 1) * max(-low, high) + floor, (self.horizon - 1) * (high - low) + 2 * floor
+        low, high = self._interval(residual.low, residual.high)
+        shift, floor = self.shift(residual.low, residual.high), self.floor(residual.scale)
+        return max(high - shift, shift - low) + floor, high - low + 2 * floor
 
     def floor(self, scale: float) -> float:
         """The bound that rounding allows: no sweep gets below it."""
         return self.horizon * self.rounding * scale
+
+    def _interval(self, low: float, high: float) -> tuple[float, float]:
+        """Where V* - TV lies."""
+        long, short = self.horizon - 1, self.shortest - 1
+        return long * min(low, 0.0) + short * max(low, 0.0), long * max(high, 0.0) + short * min(high, 0.0)
+
+
+def check_finite(values: Any) -> None:
+    """Raises where values have left the range of their type."""
+    if not np.isfinite(values).all():
+        raise FloatingPointError("The values are not finite any more: the rewards are too large for their type.")
 
 
 class Run:
@@ -140,8 +153,7 @@ class Run:
 
     def done(self, residual: Residual) -> bool:
         """Takes note of a full residual; whether to stop at it."""
-        if not np.isfinite(residual.scale):
-            raise FloatingPointError("The values are not finite any more: the rewards are too large for their type.")
+        check_finite(residual.scale)
         self.bound, self.policy_bound = self.certificate.bounds(residual)
         self.tell(residual, self.bound)
         exact = self.bound <= 2 * self.certificate.floor(residual.scale)

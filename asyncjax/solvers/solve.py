@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from asyncjax.mdp import MDP, AnyMDP, FunctionMDP
-from asyncjax.mdp.check import check_discount, never_ends
+from asyncjax.mdp.check import check_discount, row_sums
 from asyncjax.solvers import methods
 from asyncjax.solvers.asynchronous import asynchronous
 from asyncjax.solvers.device import DeviceModel
 from asyncjax.solvers.horizon import longest_time
 from asyncjax.solvers.host import HostModel
 from asyncjax.solvers.model import Model
-from asyncjax.solvers.solution import Certificate, Certifies, Progress, Residual, Run, Solution
+from asyncjax.solvers.solution import Certificate, Certifies, Progress, Residual, Run, Solution, check_finite
 
 MethodName = Literal["jacobi", "gauss_seidel", "modified_policy_iteration", "policy_iteration", "anderson", "async"]
 Backend = Literal["host", "jax"]
@@ -74,6 +74,7 @@ def solve(
 
     Raises:
       ValueError: a malformed MDP (the sentence names state and action), or a discount that it does not admit.
+      FloatingPointError: values beyond the range of the arrays' type.
 
     Example:
       >>> import asyncjax as aj
@@ -81,8 +82,16 @@ def solve(
       >>> solution.values.round(3), solution.policy, solution.bound <= 1e-8
       (array([26.244, 29.484, 33.484]), array([0, 0, 0], dtype=int32), True)
     """
-    closed = _check_arguments(mdp, discount, method, tolerance, initial)
-    with jax.enable_x64(_is_double(mdp)):
+    for name, value, choices in (
+        ("method", method, METHODS),
+        ("certifies", certifies, get_args(Certifies)),
+        ("backend", backend, (None, *get_args(Backend))),
+    ):
+        if value not in choices:
+            raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(str, choices))}.")
+    sums = _check_arguments(mdp, discount, tolerance, initial)
+    # A value beyond the range of its type is reported as one, not as NumPy's warning.
+    with jax.enable_x64(_is_double(mdp)), np.errstate(over="ignore", invalid="ignore"):
         begin = time.perf_counter()
         model, compile_seconds = _model(mdp, discount, method, backend, devices)
 
@@ -91,14 +100,17 @@ def solve(
 
         def tell(residual: Residual, bound: float) -> None:
             if callback is not None:
-                callback(Progress(model.finish(residual.values), bound, model.sweeps, seconds()))
+                values = np.array(model.finish(residual.values))  # a copy: solvers go on in the same memory
+                callback(Progress(values, bound, model.sweeps, seconds()))
 
-        run = Run(_certificate(model, closed), tolerance, certifies, lambda: seconds() > max_seconds, tell)
+        run = Run(_certificate(model, *sums), tolerance, certifies, lambda: seconds() > max_seconds, tell)
         values = model.start(np.zeros(mdp.num_states) if initial is None else np.asarray(initial))
         residual = METHODS[method](model, values, run, **options)
-        values = model.finish(residual.values) + run.certificate.shift(residual.low, residual.high)
+        values = model.finish(residual.values)
+        values = (values + run.certificate.shift(residual.low, residual.high)).astype(values.dtype)
+        check_finite(values)
         return Solution(
-            values=values.astype(model.finish(residual.values).dtype),
+            values=values,
             policy=model.finish(model.policy).astype(np.int32, copy=False),
             bound=run.bound,
             policy_bound=run.policy_bound,
@@ -118,20 +130,22 @@ def _is_double(mdp: AnyMDP) -> bool:
     return mdp.reward.dtype == np.float64 if isinstance(mdp, MDP) else jnp.zeros(()).dtype == np.float64
 
 
-def _check_arguments(mdp: AnyMDP, discount: float, method: str, tolerance: float, initial: Any) -> bool:
-    """Whether no step of the problem ends an episode."""
-    if method not in METHODS:
-        raise ValueError(f"method={method!r}: choose one of {', '.join(METHODS)}.")
+def _check_arguments(mdp: AnyMDP, discount: float, tolerance: float, initial: Any) -> tuple[float, float]:
+    """The least and the greatest sum of a row of probabilities."""
     if not tolerance > 0:
         raise ValueError(f"tolerance={tolerance}: an error bound is positive, such as 1e-6.")
     if initial is not None and np.shape(initial) != (mdp.num_states,):
         raise ValueError(f"initial has shape {np.shape(initial)}; use ({mdp.num_states},), one value a state.")
+    if initial is not None and not np.isfinite(initial).all():
+        raise ValueError(f"initial is not finite in state {np.argmin(np.isfinite(initial))}; begin from finite values.")
     if isinstance(mdp, FunctionMDP) and not 0 <= discount < 1:
         raise ValueError(f"discount={discount}: for a function use one from 0 to below 1; `aj.mdp.tabulate` allows 1.")
-    closed = never_ends(mdp)
+    least, greatest = row_sums(mdp)
     if isinstance(mdp, MDP):
         check_discount(mdp, discount)
-    return closed
+    if discount < 1 <= discount * greatest:
+        raise ValueError(f"discount={discount}: a row of probabilities sums to {greatest}; divide each by its sum.")
+    return least, greatest
 
 
 def _model(
@@ -153,11 +167,11 @@ def _model(
     return model, time.perf_counter() - begin
 
 
-def _certificate(model: Model, closed: bool) -> Certificate:
-    """What bounds a problem admits."""
+def _certificate(model: Model, least: float, greatest: float) -> Certificate:
+    """What bounds a problem admits whose rows have these sums at least and at most."""
     if model.discount < 1:
-        horizon = 1 / (1 - model.discount)
+        shortest, horizon = (1 / (1 - model.discount * total) for total in (least, greatest))
     else:
         assert isinstance(model.mdp, MDP)
-        horizon = longest_time(model.mdp)
-    return Certificate(horizon, closed, (model.mdp.num_successors + 3) * model.epsilon)
+        shortest, horizon = 1.0, longest_time(model.mdp)
+    return Certificate(shortest, horizon, (model.mdp.num_successors + 3) * model.epsilon)

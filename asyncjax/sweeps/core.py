@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import numpy as np
 
-from asyncjax.engine import check_positive
+from asyncjax.checks import check_counts, check_key, check_kind, check_positive
 from asyncjax.method import Array, Method, Metrics, Result
 from asyncjax.schedules import Schedule, check
 from asyncjax.sweeps import summaries
@@ -117,7 +117,9 @@ def sweep(
       >>> table["loss"].shape
       (4, 3)
     """
-    check_positive(batch_size=batch_size, max_bytes=max_bytes, num_workers=num_workers, batch_cpus=batch_cpus)
+    check_key(key)
+    check_counts(batch_size=batch_size, num_workers=num_workers)
+    check_positive(max_bytes=max_bytes, batch_cpus=batch_cpus)
     if engine not in get_args(Engine):
         raise ValueError(f"engine={engine!r}: choose one of {', '.join(map(repr, get_args(Engine)))}.")
     if engine == "ray" and devices is not None:
@@ -279,6 +281,8 @@ def uniform(settings: Sequence[Setting]) -> list[Setting]:
     """
     if not settings:
         raise ValueError("settings is empty: give at least one setting, such as {}.")
+    for setting in settings:
+        check_kind(dict, "settings is a sequence of dictionaries, such as aj.grid(delay=[0, 4])", setting=setting)
     settings = [plain(setting) for setting in settings]
     for setting in settings:
         if setting.keys() != settings[0].keys():

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from asyncjax.runs import replace_file
 from asyncjax.sweeps.table import Setting, Table
 
 Run = tuple[Setting, int]  # a setting and a seed
@@ -63,9 +64,10 @@ class Store:
 
     @staticmethod
     def _check_key(path: Path, data: list[int]) -> None:
-        if path.exists() and json.loads(path.read_text()) != data:
+        if not path.exists():
+            replace_file(path, json.dumps(data))
+        elif json.loads(path.read_text()) != data:
             raise ValueError(f"{path.parent} holds a sweep with another key: give that one, or another directory.")
-        path.write_text(json.dumps(data))
 
 
 def _identity(setting: Setting, seed: int) -> tuple[str, int]:

@@ -160,7 +160,7 @@ class Table:
 
     def _interval_text(self, middle: Any, low: Any, high: Any) -> str:
         """Of a difference with a mark if it is resolved."""
-        mark = "" if not self.baseline else "*" if low > 0 or high < 0 else " "
+        mark = "" if not self.baseline else "*" if statistics.leaves_out_zero(low, high, len(self.seeds)) else " "
         return f"{middle:.4g} [{low:.4g}, {high:.4g}]{mark}"
 
     def _rows(self, rows: list[int], values: dict[str, np.ndarray]) -> Table:

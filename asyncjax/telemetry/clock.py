@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from asyncjax.schedules import Schedule
+from asyncjax.schedules import Schedule, check
 
 
 class Workers(NamedTuple):
@@ -41,12 +41,16 @@ def workers(schedule: Schedule, num_workers: int | None = None) -> Workers:
       schedule: any; times come from those that were recorded.
       num_workers: W, by default one more than the largest worker of the schedule.
 
+    Raises:
+      ValueError: a schedule that is not well-formed, or has more workers.
+
     Example:
       >>> import asyncjax as aj
       >>> aj.telemetry.workers(aj.faults.laggard(12, num_workers=3, bound=3)).mean.tolist()
       [0.0, 0.0, 3.0]
     """
     num_workers = schedule.num_workers if num_workers is None else num_workers
+    schedule = check(schedule, num_workers)
     worker, staleness = np.asarray(schedule.worker).ravel(), np.asarray(schedule.staleness()).ravel()
     queued = in_queue(schedule).ravel() if schedule.end is not None else np.full(worker.size, np.nan)
     largest = int(staleness.max(initial=0))
@@ -96,7 +100,10 @@ def in_queue(schedule: Schedule) -> np.ndarray:
 
 
 def throughput(schedule: Schedule) -> float:
-    """Updates per second of the schedule's clock; one over the time per update.
+    """Updates per second of the schedule's clock, since its first job began; one over the time per update.
+
+    Raises:
+      ValueError: no times were recorded, or there are no updates.
 
     Example:
       >>> import jax, asyncjax as aj
@@ -104,9 +111,11 @@ def throughput(schedule: Schedule) -> float:
       >>> aj.telemetry.throughput(aj.schedules.from_service_times(service, 40, 4, jax.random.key(0)))
       8.0
     """
-    if schedule.time is None:
-        raise ValueError("This schedule has no times: make it with schedules.from_service_times, or record a run.")
-    return schedule.num_updates / float(np.asarray(schedule.time)[-1])
+    if schedule.time is None or schedule.num_updates == 0:
+        missing = "no updates" if schedule.num_updates == 0 else "no times"
+        raise ValueError(f"This schedule has {missing}: make it with schedules.from_service_times, or record a run.")
+    start = 0.0 if schedule.begin is None else np.min(schedule.begin)  # a run that was continued has an earlier past
+    return float(schedule.num_updates / (np.asarray(schedule.time)[-1] - start))
 
 
 def updates_to_target(values: ArrayLike, target: float, window: int = 1) -> float:
@@ -131,6 +140,6 @@ def updates_to_target(values: ArrayLike, target: float, window: int = 1) -> floa
     known = np.flatnonzero(~np.isnan(rows))
     if known.size < window:
         return float("inf")
-    means = np.convolve(rows[known], np.full(window, 1 / window), mode="valid")
-    reached = np.flatnonzero(means >= target)
+    above = np.convolve(rows[known] - target, np.ones(window), mode="valid")  # where all are at the target: exactly 0
+    reached = np.flatnonzero(above >= 0)
     return float(known[reached[0] + window - 1] + 1) if reached.size else float("inf")

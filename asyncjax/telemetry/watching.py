@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -147,6 +147,8 @@ def watch(method: Method, names: Sequence[str]) -> Method:
       >>> result.metrics["parameter_gap"].ravel().tolist()  # staleness times step size times gradient
       [0.0, 0.375, 0.75, 0.75]
     """
+    if isinstance(names, str):
+        raise ValueError(f"names={names!r}: give a list of names, such as [{names!r}].")
     if unknown := [name for name in names if name not in MEASURES]:
         raise ValueError(f"names={unknown}: there is no such measure; choose from {', '.join(MEASURES)}.")
     if missing := [name for name in names if name not in available(method)]:
@@ -156,19 +158,27 @@ def watch(method: Method, names: Sequence[str]) -> Method:
         )
     if not names:
         return method
-    halves = method.halves
+    halves, carried = method.halves, isinstance(method.work, Carrying)  # carried: by an earlier watch
     carries = halves is not None and halves.gradient is not None and bool(OF_DATA & set(names))
 
-    def work(view: PyTree, local: PyTree) -> tuple[PyTree, PyTree, Metrics]:
-        sample, gradient = halves.sample, halves.gradient  # type: ignore[union-attr]
-        data, local, sampled = sample(view, local)
-        message, metrics = gradient(view, data)  # type: ignore[misc]
-        return (message, data), local, {**sampled, **metrics}
-
     def apply(shared: Any, messages: PyTree, stale: Stale) -> tuple[Any, Metrics]:
-        messages, data = messages if carries else (messages, messages)
-        after, metrics = apart(method.apply, stale.staleness[0] >= 0, shared, messages, stale)
-        update = Update(method, shared, after, messages, stale, data)
+        own, data = messages if carried or carries else (messages, messages)
+        after, metrics = apart(method.apply, stale.staleness[0] >= 0, shared, messages if carried else own, stale)
+        update = Update(method, shared, after, own, stale, data)
         return after, {**metrics, **{name: MEASURES[name](update) for name in names}}
 
-    return method._replace(work=work if carries else method.work, apply=apply)
+    work = Carrying(halves) if halves is not None and carries and not carried else method.work
+    return method._replace(work=work, apply=apply)
+
+
+class Carrying(NamedTuple):
+    """A `work` whose message takes the data behind it along."""
+
+    halves: Halves
+
+    def __call__(self, view: PyTree, local: PyTree) -> tuple[PyTree, PyTree, Metrics]:
+        """The message and its data, as one."""
+        gradient: Any = self.halves.gradient
+        data, local, sampled = self.halves.sample(view, local)
+        message, metrics = gradient(view, data)
+        return (message, data), local, {**sampled, **metrics}

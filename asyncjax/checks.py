@@ -45,3 +45,17 @@ def check_key(key: Any) -> None:
     if dtype is None or not (jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) or (dtype == np.uint32 and key.ndim)):
         seed = key if isinstance(key, int) else 0
         raise TypeError(f"key={reprlib.repr(key)} is no random key: give jax.random.key({seed}).")
+
+
+def check_run_key(key: Any) -> None:
+    """Raises TypeError or ValueError unless a run can begin with this: one key, of JAX's default generator."""
+    check_key(key)
+    if not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return
+    if key.ndim:
+        raise ValueError(f"key has the shape {key.shape}: give one key, or use jax.vmap over emulate.")
+    if key.dtype != jax.eval_shape(jax.random.key, 0).dtype:  # as which programs and checkpoints hold private keys
+        name = jax.random.key_impl(key)
+        raise ValueError(
+            f"key is of the generator {name}: set jax.config.update('jax_default_prng_impl', {name!r}) first."
+        )

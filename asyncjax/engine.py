@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from asyncjax.checks import check_key, check_kind
+from asyncjax.checks import check_kind, check_run_key
 from asyncjax.method import Array, Method, Metrics, PyTree, State
 from asyncjax.schedules import Schedule
 
@@ -18,7 +18,7 @@ from asyncjax.schedules import Schedule
 def check_inputs(method: Method, key: jax.Array, *schedule: Schedule) -> None:
     """Raises TypeError for what is no method, no key, or no schedule where an engine takes one."""
     check_kind(Method, "give what a factory returns, such as aj.a3c('CartPole-v1')", method=method)
-    check_key(key)
+    check_run_key(key)
     for one in schedule:
         check_kind(Schedule, "give one of asyncjax.schedules, or the one that run_threads recorded", schedule=one)
 

@@ -534,6 +534,10 @@ def test_what_is_no_method_no_key_and_no_schedule_is_named(engine: Any) -> None:
         engine(aj.a3c, *schedule, KEY, **real)
     with pytest.raises(TypeError, match=r"key=3 is no random key: give jax\.random\.key\(3\)"):
         engine(method("sgd"), *schedule, 3, **real)
+    with pytest.raises(ValueError, match=r"key is of the generator .*jax_default_prng_impl', 'rbg'"):
+        engine(method("sgd"), *schedule, jax.random.key(0, impl="rbg"), **real)
+    with pytest.raises(ValueError, match=r"key has the shape \(2,\): give one key"):
+        engine(method("sgd"), *schedule, jax.random.split(KEY), **real)
     if schedule:
         with pytest.raises(TypeError, match=r"schedule=\(.*\) is no Schedule: give one of asyncjax\.schedules"):
             engine(method("sgd"), (0, *schedule), KEY)

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import numpy as np
 
-from asyncjax.checks import check_counts, check_key, check_kind, check_positive
+from asyncjax.checks import check_counts, check_kind, check_positive, check_run_key
 from asyncjax.method import Array, Method, Metrics, Result
 from asyncjax.schedules import Schedule, check
 from asyncjax.sweeps import summaries
@@ -117,7 +117,7 @@ def sweep(
       >>> table["loss"].shape
       (4, 3)
     """
-    check_key(key)
+    check_run_key(key)
     check_counts(batch_size=batch_size, num_workers=num_workers)
     check_positive(max_bytes=max_bytes, batch_cpus=batch_cpus)
     if engine not in get_args(Engine):

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import sparse
 
 import asyncjax as aj
 from asyncjax.mdp import MDP
@@ -106,6 +108,66 @@ def test_conversions_lose_nothing(seed):
     np.testing.assert_array_equal(aj.mdp.exact_values(again, 0.9), aj.mdp.exact_values(mdp, 0.9))
 
 
+def test_conversions_keep_float32(tmp_path):
+    """Rows that sum to 1 in float32 do not in float64."""
+    dense = np.random.default_rng(0).dirichlet(np.ones(5), (2, 5)).astype(np.float32)
+    assert np.abs(dense.astype(np.float64).sum(axis=2) - 1).max() > 1e-9
+    reward = np.arange(10.0).reshape(2, 5)
+    np.savez(tmp_path / "mdp.npz", transition=dense, reward=reward)
+    matrices = [sparse.csr_array(matrix) for matrix in dense]
+    for mdp in (
+        aj.mdp.from_arrays(dense, reward),
+        aj.mdp.from_scipy(matrices, reward),
+        aj.mdp.load(tmp_path / "mdp.npz"),
+    ):
+        assert mdp.reward.dtype == mdp.probability.dtype == np.float32
+        np.testing.assert_array_equal(mdp.probability.transpose(0, 2, 1), dense)
+
+
+def test_sparse_matrices_may_hold_zeros_and_repeat_entries():
+    entries = [0.25, 0.25, 0.5, 0.0, 1.0, 1.0]
+    repeated = sparse.csr_array((np.array(entries), np.array([1, 1, 2, 0, 1, 2]), np.array([0, 4, 5, 6])), (3, 3))
+    plain = aj.mdp.from_arrays([repeated.toarray()], [1.0, 0.0, 2.0])
+    for matrix in (repeated, repeated.tocoo(), repeated.tocsc()):
+        mdp = aj.mdp.from_scipy([matrix], [1.0, 0.0, 2.0])
+        np.testing.assert_array_equal(aj.mdp.exact_values(mdp, 0.5), aj.mdp.exact_values(plain, 0.5))
+    assert repeated.nnz == 6  # the caller's matrix is as it was
+
+
+@pytest.mark.parametrize(("num_states", "num_successors"), [(6, 6), (80, 3), (200, 100), (1000, 150)])
+def test_garnet_has_distinct_successors(num_states, num_successors):
+    """Also where a draw with replacement hardly ever has."""
+    rows = np.sort(aj.mdp.garnet(0, num_states, 1, num_successors).successor[0], axis=0)
+    assert (np.diff(rows, axis=0) > 0).all()
+
+
+@pytest.mark.parametrize("issue", ["lifo", "fifo"])
+@pytest.mark.parametrize(("life", "lead"), [(3, 1), (2, 2)])
+def test_perishable_inventory_is_that_of_de_moor_et_al(issue, life, lead):
+    """Against a plain simulation of one day, unit by unit."""
+    limit, most, shape = 2, 5, (3,) * (lead - 1 + life)
+    mdp = aj.mdp.tabulate(aj.mdp.perishable_inventory(life, lead, limit, most, issue=issue))
+    below = scipy.stats.gamma(4.0, scale=1.0).cdf(np.arange(most) + 0.5)  # mean 4, coefficient of variation .5
+    chance = np.diff(np.concatenate([[0.0], below, [1.0]]))
+    assert mdp.num_states == np.prod(shape)
+    for order, state in np.ndindex(limit + 1, mdp.num_states):
+        digits = list(np.unravel_index(state, shape))
+        expected, reward = np.zeros(mdp.num_states), 0.0
+        for demand in range(most + 1):
+            coming, stock = [order, *digits[: lead - 1]], digits[lead - 1 :]
+            ages = range(life) if issue == "lifo" else range(life)[::-1]
+            sold = 0
+            for age in ages:
+                while stock[age] and sold < demand:
+                    stock[age] -= 1
+                    sold += 1
+            reward -= chance[demand] * (3 * order + 5 * (demand - sold) + 7 * stock[-1] + sum(stock[:-1]))
+            expected[np.ravel_multi_index([*coming, *stock[:-1]], shape)] += chance[demand]
+        ours = np.bincount(mdp.successor[order, :, state], mdp.probability[order, :, state], mdp.num_states)
+        np.testing.assert_allclose(ours, expected, atol=1e-12)
+        np.testing.assert_allclose(mdp.reward[order, state], reward, rtol=1e-12)
+
+
 def test_files_keep_every_bit(tmp_path):
     mdp = aj.mdp.inventory()
     aj.mdp.save(mdp, tmp_path / "mdp.npz")
@@ -152,11 +214,24 @@ def test_malformed_problems_are_refused_by_state_and_action(mdp, sentence):
         aj.mdp.check(mdp)
     with pytest.raises(ValueError, match=sentence):
         aj.solve(mdp, 0.9)
+    with pytest.raises(ValueError, match=sentence):
+        aj.mdp.exact_values(mdp, 0.9)
+
+
+def test_problems_have_states_and_actions():
+    for transition, reward in (((0, 3, 3), (0, 3)), ((2, 0, 0), (2, 0))):
+        with pytest.raises(ValueError, match="use at least one action and one state"):
+            aj.mdp.from_arrays(np.zeros(transition), np.zeros(reward))
+    nothing = aj.mdp.FunctionMDP(3, 0, lambda s, a: (0.0 * s, s[None], jnp.ones(1)))
+    with pytest.raises(ValueError, match="num_states=3, num_actions=0: use at least 1 of each"):
+        aj.mdp.check_function(nothing)
 
 
 def test_types_are_checked():
     with pytest.raises(TypeError, match="successor has type float64; use integers"):
         aj.mdp.check(aj.mdp.two_state()._replace(successor=np.zeros((2, 2, 2))))
+    with pytest.raises(TypeError, match="reward has type float16; use float32 or float64"):
+        aj.mdp.check(aj.mdp.two_state()._replace(reward=np.zeros((2, 2), np.float16)))
 
 
 @pytest.mark.parametrize(
@@ -169,8 +244,9 @@ def test_types_are_checked():
     ],
 )
 def test_a_discount_without_values_is_refused(mdp, discount, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        aj.mdp.check(mdp, discount)
+    for function in (aj.mdp.check, aj.mdp.exact_values):
+        with pytest.raises(ValueError, match=sentence):
+            function(mdp, discount)
 
 
 def test_problems_that_always_end_need_no_discount():

@@ -77,10 +77,52 @@ def test_arrays_in_float32_are_solved_in_float32():
     assert error(solution, mdp, 0.95) <= solution.bound <= 1e-2
 
 
-def test_what_rounding_does_not_allow_is_not_claimed():
-    solution = aj.solve(single(PROBLEMS["garnet"][0]), 0.95, tolerance=1e-12, backend="jax")
+@pytest.mark.parametrize("method", [*SYNCHRONOUS, "jax"])
+@pytest.mark.parametrize("convert", [single, lambda mdp: mdp], ids=["float32", "float64"])
+@pytest.mark.parametrize("problem", ["garnet", "frozen_lake"])
+def test_what_rounding_does_not_allow_is_not_claimed(method, convert, problem):
+    mdp, discount = PROBLEMS[problem]
+    solution = aj.solve(
+        convert(mdp), discount, tolerance=1e-30, **({"backend": "jax"} if method == "jax" else {"method": method})
+    )
     assert not solution.converged
-    assert error(solution, *PROBLEMS["garnet"]) <= solution.bound
+    assert error(solution, mdp, discount) <= solution.bound
+
+
+@given(seed=st.integers(0, 2**32 - 1), ends=st.booleans())
+def test_bounds_hold_where_rows_only_nearly_sum_to_1(seed, ends):
+    """Within what `check` lets pass; the values of the rows as they are then differ by far more than the bound."""
+    mdp, off = single(aj.mdp.garnet(seed, 8, 2, 3)), 9e-5 * np.random.default_rng(seed).uniform(-1, 1, (2, 1, 8))
+    mdp.probability[:] *= 1 + off
+    if ends:
+        mdp.probability[:, :, 3] = 0.0
+    solution = aj.solve(mdp, 0.999, tolerance=1e-3)
+    assert error(solution, mdp, 0.999) <= solution.bound
+
+
+def test_rows_whose_sums_undo_the_discount_are_refused():
+    mdp = aj.mdp.cycle(3)._replace(probability=np.full((1, 1, 3), 1 + 9e-10))
+    with pytest.raises(ValueError, match=r"sums to 1\.0000000009; divide each by its sum"):
+        aj.solve(mdp, 1 - 1e-10)
+
+
+@pytest.mark.parametrize(("reward", "probability"), [(np.float32, np.float64), (np.float64, np.float32)])
+@pytest.mark.parametrize("backend", ["host", "jax"])
+def test_types_may_differ(reward, probability, backend):
+    """The rewards' type is that of the values, and the bound is that of the rows as they are."""
+    mdp = aj.mdp.garnet(0, 12, 3, 4)
+    mdp = MDP(mdp.reward.astype(reward), mdp.successor.astype(np.int64), mdp.probability.astype(probability))
+    solution = aj.solve(mdp, 0.95, tolerance=1e-2 if reward == np.float32 else 1e-9, backend=backend)
+    assert solution.values.dtype == reward
+    assert solution.converged
+    assert error(solution, mdp, 0.95) <= solution.bound
+
+
+@pytest.mark.parametrize("method", [*SYNCHRONOUS, "jax"])
+def test_values_beyond_the_largest_number_are_an_error(method):
+    mdp, how = aj.mdp.garnet(0, 6, 3, 3), {"backend": "jax"} if method == "jax" else {"method": method}
+    with pytest.raises(FloatingPointError, match="the rewards are too large for their type"):
+        aj.solve(mdp._replace(reward=1e307 * mdp.reward), 0.99, **how)
 
 
 @given(
@@ -95,7 +137,8 @@ def test_bounds_hold_for_any_snapshot(seed, discount, ends, scale):
         mdp.probability[:, :, 3] = 0.0
     values = scale * np.random.default_rng(seed).standard_normal(8)
     residual = HostModel(mdp, discount).improve(values)
-    certificate = Certificate(1 / (1 - discount), not ends, 7 * 2.0**-52)
+    horizon = 1 / (1 - discount)
+    certificate = Certificate(1.0 if ends else horizon, horizon, 7 * 2.0**-52)
     bound, policy_bound = certificate.bounds(residual)
     shifted = residual.values + certificate.shift(residual.low, residual.high)
     exact = aj.mdp.exact_values(mdp, discount)
@@ -112,7 +155,7 @@ def test_differences_of_in_place_sweeps_bound_nothing():
         model.blocks = [(state, state + 1) for state in range(8)]
         for _ in range(3):
             change = model.improve_in_place(values)
-        certificate = Certificate(10.0, True, 0.0)
+        certificate = Certificate(10.0, 10.0, 0.0)
         shifted = values + certificate.shift(change.low, change.high)
         bound, _ = certificate.bounds(Residual(values, change.low, change.high, 0.0))
         violated += np.abs(shifted - aj.mdp.exact_values(mdp, 0.9)).max() > bound
@@ -139,7 +182,7 @@ def test_span_certifies_the_policy_but_not_unshifted_values():
     exact = aj.mdp.exact_values(mdp, 0.96)
     np.testing.assert_allclose(aj.mdp.policy_values(mdp, model.policy, 0.96), exact, rtol=1e-12)
     assert np.abs(residual.values - exact).max() > 1
-    shift = Certificate(25.0, True, 0.0).shift(residual.low, residual.high)
+    shift = Certificate(25.0, 25.0, 0.0).shift(residual.low, residual.high)
     assert np.abs(residual.values + shift - exact).max() <= 24 * 1e-3
 
 
@@ -243,6 +286,41 @@ def test_progress_stopping_and_continuing():
     assert rest.sweeps == whole.sweeps - 1
 
 
+def test_progress_may_be_kept():
+    seen = []
+    aj.solve(
+        *PROBLEMS["garnet"], method="policy_iteration", callback=lambda p: seen.append((p.values, p.values.copy()))
+    )
+    assert len(seen) > 1
+    for kept, then in seen:
+        np.testing.assert_array_equal(kept, then)
+
+
+def test_sweeps_in_place_are_interrupted_too():
+    seen = []
+    corridor = aj.mdp.corridor(3)
+    ring = MDP(*(np.concatenate(pair, axis=-1) for pair in zip(aj.mdp.cycle(3), corridor, strict=True)))
+    stopped = aj.solve(ring, 1 - 1e-9, method="gauss_seidel", max_seconds=0.0, callback=seen.append)
+    assert not stopped.converged
+    assert [p.sweeps for p in seen] == [2]
+    limited = aj.solve(ring, 1 - 1e-9, method="gauss_seidel", max_seconds=0.2, callback=seen.append)
+    assert not limited.converged
+    assert len(seen) > 3  # every now and then a full residual tells how far it is
+
+
+def test_asynchronous_runs_count_what_they_do():
+    mdp = PROBLEMS["garnet"][0]
+    how = {"method": "async", "tolerance": 1e-30, "sweeps": 2, "num_blocks": 4, "max_updates": 16}
+    turns = aj.solve(mdp, 0.95, **how)
+    together = aj.solve(mdp, 0.95, schedule=lambda n: aj.schedules.barrier(n, 4), **how)
+    residuals = 2  # after 8 updates and after 16
+    assert turns.sweeps == 16 // 4 + residuals
+    assert together.sweeps == 16 + residuals
+    for solution in (turns, together):
+        assert solution.backups == solution.sweeps * 12 * 3
+        assert solution.updates == 16 + residuals
+
+
 def test_a_policy_can_be_all_that_is_asked_for():
     mdp, discount = PROBLEMS["garnet"]
     solution = aj.solve(mdp, discount, tolerance=1e-3, certifies="policy")
@@ -257,6 +335,9 @@ def test_a_policy_can_be_all_that_is_asked_for():
         ({"method": "magic"}, "method='magic': choose one of jacobi"),
         ({"tolerance": 0.0}, "tolerance=0.0"),
         ({"initial": np.zeros(3)}, "initial has shape \\(3,\\)"),
+        ({"initial": np.append(np.zeros(11), np.nan)}, "initial is not finite in state 11"),
+        ({"backend": "cuda"}, "backend='cuda': choose one of None, host, jax"),
+        ({"certifies": "all"}, "certifies='all': choose one of values, policy"),
         ({"method": "gauss_seidel", "backend": "jax"}, "on the host only"),
     ],
 )

@@ -97,6 +97,14 @@ def test_sarsa_learns_the_values_of_its_own_policy_and_q_learning_the_best_ones(
     np.testing.assert_allclose(q(aj.tabular_sarsa), [0.5, 1.5], atol=0.05)
 
 
+def test_where_an_episode_is_broken_off_sarsa_goes_on_from_where_it_came() -> None:
+    """State 0 has only action 0 and leads to state 1, which has only action 1 and pays 4 for ever."""
+    mdp = aj.mdp.from_arrays(np.tile([0.0, 1.0], (2, 2, 1)), [[1.0, -np.inf], [-np.inf, 4.0]])
+    run = aj.tabular_sarsa(mdp, 0.5, step_size=1.0, max_steps=1, unroll_length=5)
+    q = aj.emulate(run, aj.schedules.sequential(100), KEY).shared.q
+    np.testing.assert_allclose(q, [[5.0, 0.0], [0.0, 8.0]], rtol=1e-5)
+
+
 def test_with_one_action_sarsa_is_q_learning() -> None:
     mdp, schedule = aj.mdp.garnet(0, 5, 1, 2), aj.schedules.round_robin(100, 3)
     results = [aj.emulate(build(mdp, 0.9), schedule, KEY) for build in (aj.tabular_q, aj.tabular_sarsa)]

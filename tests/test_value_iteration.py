@@ -19,6 +19,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 GARNET = aj.mdp.garnet(0, num_states=6, num_actions=3, num_successors=3)
 GAIN = GARNET._replace(reward=np.abs(GARNET.reward))  # no reward is negative
+BROKEN = aj.mdp.two_state()._replace(probability=2 * aj.mdp.two_state().probability)
 VALUES = aj.mdp.exact_values(GARNET, 0.9)
 # Deterministic, 3 states, 2 actions; found by searching for orders under which policy iteration cycles.
 CYCLING = aj.MDP(
@@ -286,6 +287,11 @@ def test_the_study_keeps_to_the_bounds_and_draws(monkeypatch: pytest.MonkeyPatch
     ("build", "sentence"),
     [
         (lambda: aj.value_iteration(GARNET, 1.5), "discount=1.5"),
+        (lambda: aj.value_iteration(GARNET, jnp.float32(1.5)), "discount=1.5"),
+        (lambda: aj.value_iteration(BROKEN, 0.9), "state 0, action 0: its probabilities sum to 2.0"),
+        (lambda: aj.policy_iteration(BROKEN, 0.9), "state 0, action 0: its probabilities sum to 2.0"),
+        (lambda: aj.rtdp(BROKEN, 0.9), "state 0, action 0: its probabilities sum to 2.0"),
+        (lambda: aj.tabular_q(BROKEN, 0.9), "state 0, action 0: its probabilities sum to 2.0"),
         (lambda: aj.value_iteration(GARNET, 1.0), "some policy never comes to an end"),
         (lambda: aj.value_iteration(GARNET, 0.9, num_leaves=0), "num_leaves=0: use at least 1"),
         (lambda: aj.value_iteration(GARNET, 0.9, order="best"), "order='best': choose"),  # type: ignore[arg-type]

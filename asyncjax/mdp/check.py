@@ -73,14 +73,14 @@ def _function_row_sums(mdp: FunctionMDP, chunk: int) -> tuple[np.floating, np.fl
 
 @partial(jax.jit, static_argnums=(0, 1))  # compiled once for a function, not once for a solve
 def _survey(mdp: FunctionMDP, chunk: int, starts: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """For each chunk: whether one of its states is wrong, the first of them, and its least and greatest sum of a row."""
+    """For each chunk: whether one of its states is wrong, the first of them, least and greatest sum of a row."""
 
     def look(state: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         reward, successor, probability = mdp.transition(state, action)
-        total, forbidden = probability.sum(), jnp.isneginf(reward)
+        total, forbidden = probability.astype(float).sum(), jnp.isneginf(reward)
         row = jnp.isnan(reward) | jnp.isposinf(reward) | ~(probability >= 0).all()
         row |= ((successor < 0) | (successor >= mdp.num_states)).any()
-        row |= (jnp.abs(total - 1) > _rounding(total.dtype)) & (total != 0) & ~forbidden
+        row |= (jnp.abs(total - 1) > _rounding(probability.dtype)) & (total != 0) & ~forbidden
         return row, forbidden, jnp.where(forbidden, 1, total)
 
     def first_wrong(start: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
@@ -138,7 +138,7 @@ def _check_rows(
     reward: np.ndarray, successor: np.ndarray, probability: np.ndarray, num_states: int, first_state: int = 0
 ) -> np.ndarray:
     """Refuses rows of numbers that are none, those of the states from `first_state` on; sums of the others, [A, S]."""
-    sums = np.ones(probability.shape[1], probability.dtype) @ probability
+    sums = np.ones(probability.shape[1], np.result_type(reward, probability)) @ probability
     wrong_sums = (np.abs(sums - 1) > _rounding(probability.dtype)) & (sums != 0) & ~np.isneginf(reward)
     fine = reward.max() < np.inf and probability.min() >= 0  # NaN is neither
     if fine and successor.min() >= 0 and successor.max() < num_states and not wrong_sums.any():

@@ -64,7 +64,7 @@ def from_scipy(transition: Sequence[Any], reward: Any) -> MDP:
 
     matrices, reward = [sparse.csr_array(matrix) for matrix in transition], np.asarray(reward, np.float64)
     if not matrices or not reward.size:
-        raise ValueError(f"{len(matrices)} matrices, rewards {reward.shape}: a problem has an action and a state at least.")
+        raise ValueError(f"{len(matrices)} matrices, rewards {reward.shape}: use at least one action and one state.")
     num_actions, num_states = len(matrices), np.atleast_1d(reward).shape[-1]
     for action, matrix in enumerate(matrices):
         if matrix.shape != (num_states, num_states):

@@ -61,8 +61,8 @@ def garnet(seed: int, num_states: int, num_actions: int, num_successors: int) ->
 
 
 def _distinct(random: np.random.Generator, rows: int, size: int, num_states: int) -> np.ndarray:
-    """Int32[rows, size] without repetitions in a row: rows that have some are drawn again, if that can not take long."""
-    if size**2 > 16 * num_states:  # about one row in exp(size^2 / (2 num_states)) has none
+    """Int32[rows, size] without repetitions in a row: rows that have some are drawn again."""
+    if size**2 > 16 * num_states:  # that would take long: one row in about exp(size^2 / (2 num_states)) has none
         drawn = [random.choice(num_states, size, replace=False) for _ in range(rows)]
         return np.array(drawn, np.int32)
     drawn = np.sort(random.integers(num_states, size=(rows, size), dtype=np.int32), axis=1)

@@ -60,7 +60,8 @@ def rtdp(
       visited, which bounds no error. Of apply: `error`, max |V - reference| over all states after the update.
 
     Raises:
-      ValueError: a malformed MDP, a discount without values, a count below 1, or no initial values where no bound is known.
+      ValueError: a malformed MDP, a discount without values, a count below 1, or no initial values where no bound is
+        known.
 
     Example:
       >>> import jax, asyncjax as aj

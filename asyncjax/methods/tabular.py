@@ -108,9 +108,10 @@ def tabular_q(
             state, action = learner.state, learner.action
             successor, terminated, here, age = walk.step(state, action, learner.age, step_key)
             next_action = walk.act(q, here, epsilon, action_key)
-            # Where an episode is broken off, the next action belongs to the next one: what would have followed counts.
-            following = next_action if max_steps is None else walk.act(q, successor, epsilon, action_key)
-            value = q[following, successor] if on_policy else jnp.max(walk.quality(q, successor))
+            if on_policy:  # not next_action: where an episode is broken off, that belongs to the next one
+                value = q[walk.act(q, successor, epsilon, action_key), successor]
+            else:
+                value = jnp.max(walk.quality(q, successor))
             reward = walk.pair(state, action)[0].astype(q.dtype)
             reward += jnp.asarray(reward_noise, q.dtype) * jax.random.normal(noise_key, dtype=q.dtype)
             target = reward + jnp.asarray(discount, q.dtype) * jnp.where(terminated, 0, value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, get_args
 
 import jax
@@ -82,13 +82,9 @@ def solve(
       >>> solution.values.round(3), solution.policy, solution.bound <= 1e-8
       (array([26.244, 29.484, 33.484]), array([0, 0, 0], dtype=int32), True)
     """
-    for name, value, choices in (
-        ("method", method, METHODS),
-        ("certifies", certifies, get_args(Certifies)),
-        ("backend", backend, (None, *get_args(Backend))),
-    ):
-        if value not in choices:
-            raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(str, choices))}.")
+    _check_choice("method", method, METHODS)
+    _check_choice("certifies", certifies, get_args(Certifies))
+    _check_choice("backend", backend, (None, *get_args(Backend)))
     sums = _check_arguments(mdp, discount, tolerance, initial)
     # A value beyond the range of its type is reported as one, not as NumPy's warning.
     with jax.enable_x64(_is_double(mdp)), np.errstate(over="ignore", invalid="ignore"):
@@ -128,6 +124,11 @@ def solve(
 def _is_double(mdp: AnyMDP) -> bool:
     """Whether to compute in float64: for arrays their type decides, whatever JAX's default is."""
     return mdp.reward.dtype == np.float64 if isinstance(mdp, MDP) else jnp.zeros(()).dtype == np.float64
+
+
+def _check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(str, choices))}.")
 
 
 def _check_arguments(mdp: AnyMDP, discount: float, tolerance: float, initial: Any) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from asyncjax.checks import check_whole
 from asyncjax.schedules import Schedule, check, is_realizable, round_robin, sequential
 
 Finish = Callable[[int, float, float], float]
@@ -92,11 +93,7 @@ def drop(schedule: Schedule, worker: int | Sequence[int], start: float = 0.0, st
     stream = _stream(schedule)
     lost = np.isin(stream.worker, _workers(schedule, worker)) & (stream.end >= start) & (stream.end < stop)
     before = np.concatenate([[0], np.cumsum(~lost)])  # kept messages before position p
-    position = jax.tree.map(lambda p: before[p][~lost], stream.position)
-    kept = stream._replace(
-        worker=stream.worker[~lost], position=position, begin=stream.begin[~lost], end=stream.end[~lost]
-    )
-    return _schedule(kept)
+    return _schedule(_chosen(stream, ~lost, jax.tree.map(lambda p: before[p], stream.position)))
 
 
 def slow(schedule: Schedule, factor: float | Sequence[float]) -> Schedule:
@@ -199,7 +196,8 @@ class _Stream(NamedTuple):
       position: Int[M], how many messages had been handed in when this one's view was read, at most m; a tree of such
         arrays where reads were torn.
       begin: Float[M], when it was read.
-      end: Float[M], when it was handed in; never falls.
+      end: Float[M], when its job ended.
+      counted: Float[M], when it was handed in, and applied where it completes a group; never falls.
       group_size: G.
       timed: whether the source had times.
     """
@@ -208,6 +206,7 @@ class _Stream(NamedTuple):
     position: Any
     begin: np.ndarray
     end: np.ndarray
+    counted: np.ndarray
     group_size: int
     timed: bool
 
@@ -215,19 +214,28 @@ class _Stream(NamedTuple):
 def _stream(schedule: Schedule) -> _Stream:
     schedule = check(schedule)
     worker, group_size = np.asarray(schedule.worker).ravel(), schedule.group_size
-    # A worker reads after it has handed in: that fixes where in a group's arrivals the read of a version happened.
-    floor = _after_own_message(worker) if is_realizable(schedule) else np.zeros(worker.size, np.int64)
-    position = jax.tree.map(lambda read: np.maximum(read.ravel().astype(np.int64) * group_size, floor), schedule.read)
+    timed = schedule.begin is not None and schedule.end is not None
+    begin, end = (np.asarray(x, np.float64).ravel() if timed else np.empty(0) for x in (schedule.begin, schedule.end))
+    counted = end.copy()
+    if timed and schedule.time is not None:
+        counted[group_size - 1 :: group_size] = schedule.time
+    counted = np.maximum.accumulate(counted)
+    # Where in a group's arrivals a version was read, its time says, and that a worker reads after it has handed in.
+    after_own = _after_own_message(worker) if is_realizable(schedule) else np.zeros(worker.size, np.int64)
+    seen = np.searchsorted(counted, begin, side="right") if timed else np.zeros(worker.size, np.int64)
+
+    def place(read: np.ndarray) -> np.ndarray:
+        first = read.ravel().astype(np.int64) * group_size
+        return np.clip(seen, np.maximum(first, after_own), first + group_size - 1)
+
+    position = jax.tree.map(place, schedule.read)
     oldest = np.min(np.stack(jax.tree.leaves(position)), axis=0)
-    if schedule.begin is None or schedule.end is None:
-        return _Stream(
-            worker, position, oldest / group_size, (np.arange(worker.size) + 1.0) / group_size, group_size, False
-        )
+    if not timed:
+        end = (np.arange(worker.size) + 1.0) / group_size
+        return _Stream(worker, position, oldest / group_size, end, end, group_size, False)
     # Measured times may contradict the order by some microseconds; the order is what happened.
-    end = np.maximum.accumulate(np.asarray(schedule.end, np.float64).ravel())
-    earliest = np.where(oldest > 0, end[np.maximum(oldest - 1, 0)], -np.inf)
-    begin = np.clip(np.asarray(schedule.begin, np.float64).ravel(), earliest, end[oldest])
-    return _Stream(worker, position, begin, end, group_size, True)
+    earliest = np.where(oldest > 0, counted[np.maximum(oldest - 1, 0)], -np.inf)
+    return _Stream(worker, position, np.clip(begin, earliest, counted[oldest]), end, counted, group_size, True)
 
 
 def _schedule(stream: _Stream) -> Schedule:
@@ -241,8 +249,7 @@ def _schedule(stream: _Stream) -> Schedule:
     read = jax.tree.map(lambda p: grouped((p // stream.group_size).astype(np.int32)), stream.position)
     if not stream.timed:
         return Schedule(worker, read)
-    end = grouped(stream.end)
-    return Schedule(worker, read, end[:, -1].copy(), grouped(stream.begin), end)
+    return Schedule(worker, read, grouped(stream.counted)[:, -1].copy(), grouped(stream.begin), grouped(stream.end))
 
 
 def _retime(schedule: Schedule, finish: Finish) -> Schedule:
@@ -259,35 +266,38 @@ def _retime(schedule: Schedule, finish: Finish) -> Schedule:
             " drop, permute and stretch, which need no such times."
         )
     shift, free = np.zeros(schedule.num_workers), np.zeros(schedule.num_workers)
-    begin, end = stream.begin.copy(), stream.end.copy()
+    begin, end, counted = stream.begin.copy(), stream.end.copy(), stream.counted.copy()
     for m, w in enumerate(stream.worker.tolist()):
         begin[m] = max(begin[m] + shift[w], free[w])  # equal but for rounding where the worker did not wait
-        free[w] = end[m] = finish(w, begin[m], end[m] + shift[w])
+        end[m] = finish(w, begin[m], end[m] + shift[w])
         shift[w] = end[m] - stream.end[m]
+        waited = counted[m] > stream.end[m]  # for the updates before its own, as long as it did
+        free[w] = counted[m] = counted[m] + shift[w] if waited else end[m]
     # Who has handed in its last message was at work on another one when the record ended.
-    last = stream.end.max(initial=0.0)
+    last = stream.counted.max(initial=0.0)
     in_flight = [finish(w, free[w], last + shift[w]) if np.isfinite(free[w]) else np.inf for w in range(len(free))]
     horizon = min(in_flight, default=0.0)
-    return _schedule(_sorted(stream._replace(begin=begin, end=end), horizon))
+    return _schedule(_sorted(stream._replace(begin=begin, end=end, counted=counted), horizon))
 
 
 def _sorted(stream: _Stream, horizon: float) -> _Stream:
     """The stream in the order of its times; at equal times the old order holds."""
     count = np.arange(len(stream.worker))
-    time = np.concatenate([stream.end, stream.begin])
+    time = np.concatenate([stream.counted, stream.begin])
     order = np.lexsort((np.concatenate([2 * count + 1, 2 * stream.position]), time))
     handed_in = np.cumsum(order < len(count))  # messages handed in up to each event
     position = np.empty(2 * len(count), np.int64)
     position[order] = handed_in
     kept = order[order < len(count)]
-    kept = kept[stream.end[kept] <= horizon]
-    kept = kept[np.isfinite(stream.end[kept])]
-    return stream._replace(
-        worker=stream.worker[kept],
-        position=position[len(count) :][kept],
-        begin=stream.begin[kept],
-        end=stream.end[kept],
-    )
+    kept = kept[(stream.counted[kept] <= horizon) & np.isfinite(stream.counted[kept])]
+    return _chosen(stream, kept, position[len(count) :])
+
+
+def _chosen(stream: _Stream, kept: np.ndarray, position: Any) -> _Stream:
+    """These messages, whose views were read at these positions."""
+    worker, begin, end, counted = (x[kept] for x in (stream.worker, stream.begin, stream.end, stream.counted))
+    position = jax.tree.map(lambda p: p[kept], position)
+    return stream._replace(worker=worker, position=position, begin=begin, end=end, counted=counted)
 
 
 def _after_own_message(worker: np.ndarray) -> np.ndarray:
@@ -307,6 +317,7 @@ def _workers(schedule: Schedule, worker: int | Sequence[int]) -> list[int]:
 
 
 def _check_bound(bound: int) -> None:
+    check_whole(bound=bound)
     if bound < 0:
         raise ValueError(f"bound={bound}: staleness is at least 0.")
 

@@ -33,7 +33,8 @@ def realizable(draw: st.DrawFn) -> aj.Schedule:
         st.sampled_from([aj.service.constant(), aj.service.constant([1.0, 2.0, 1.5]), aj.service.pareto(2.0)])
     )
     discipline = draw(st.sampled_from(DISCIPLINES))
-    return schedules.from_service_times(service, 25, 3, jax.random.key(draw(st.integers(0, 9))), **discipline)
+    takes: dict[str, Any] = {name: draw(st.sampled_from([0.0, 0.3])) for name in ("commit", "restart")}
+    return schedules.from_service_times(service, 25, 3, jax.random.key(draw(st.integers(0, 9))), **discipline, **takes)
 
 
 EDITS: dict[str, Callable[[aj.Schedule], aj.Schedule]] = {
@@ -73,8 +74,9 @@ NOTHING: dict[str, Callable[[aj.Schedule], aj.Schedule]] = {
 @pytest.mark.parametrize("name", NOTHING)
 @hypothesis.given(schedule=realizable(), timed=st.booleans())
 def test_edits_by_nothing_give_the_source_back(name: str, schedule: aj.Schedule, timed: bool) -> None:
+    """Times, too, and what messages waited in the queue for the updates before theirs."""
     source = schedule if timed else schedule._replace(time=None, begin=None, end=None)
-    assert_equal(NOTHING[name](source)[:2], source[:2])
+    assert_equal(NOTHING[name](source), source)
 
 
 def test_edits_by_nothing_of_a_threaded_run() -> None:
@@ -83,6 +85,15 @@ def test_edits_by_nothing_of_a_threaded_run() -> None:
     _, schedule = aj.run_threads(method("sgd"), KEY, num_workers=3, num_updates=20, group_size=2)
     for edit in NOTHING.values():
         assert_equal(edit(schedule)[:2], schedule[:2])
+
+
+def test_who_is_slower_waits_in_the_queue_as_long_as_it_did() -> None:
+    """Two workers, commits of 1 s: one's jobs of 4 s take 8, what it waited for a commit does not."""
+    source = schedules.from_service_times(aj.service.constant([4.0, 39.5]), 12, 2, KEY, commit=1.0)
+    edited = faults.slow(source, [2.0, 1.0])
+    assert edited.time is not None
+    np.testing.assert_array_equal(edited.worker[:5].ravel(), [0, 0, 0, 0, 1])
+    np.testing.assert_array_equal(edited.time[:5], [9.0, 18.0, 27.0, 36.0, 41.0])  # in the source the last waited 0.5 s
 
 
 @pytest.mark.parametrize("group_size", [1, 3])
@@ -188,11 +199,12 @@ def test_a_recorded_trace_file_can_be_edited(tmp_path: Path) -> None:
         (lambda s: faults.storms(s, KEY, 1.0, 1.0, 0.5), "factor=0.5: in a storm work takes longer"),
         (lambda s: faults.permute(s, [0, 0, 1]), "name each worker 0 to 2 once"),
         (lambda s: faults.maximal_delay(s, -1), "bound=-1: staleness is at least 0"),
+        (lambda s: faults.sawtooth(9, 1.5), "bound=1.5: give a whole number"),  # type: ignore[arg-type]
         (lambda s: faults.laggard(5, 1, 2), "besides the laggard there is at least one worker"),
         (lambda s: faults.slow(schedules.fixed_delay(9, 3), 2.0), "no worker with one job at a time"),
         (lambda s: faults.slow(s._replace(read={"w": s.read, "b": s.read}), 2.0), "torn reads"),
     ],
 )
 def test_bad_input(edit: Callable[[aj.Schedule], Any], sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises((TypeError, ValueError), match=sentence):
         edit(schedules.from_service_times(aj.service.exponential(), 12, 3, KEY))

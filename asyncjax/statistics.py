@@ -103,7 +103,7 @@ class Difference(NamedTuple):
 
 
 def leaves_out_zero(low: np.ndarray, high: np.ndarray, num_seeds: int) -> np.ndarray:
-    """Bool[...]: whether an interval of differences tells them from 0. That of one seed is a point and tells nothing."""
+    """Bool[...]: whether an interval of differences tells them from 0; one seed's is a point, which tells nothing."""
     return ((low > 0) | (high < 0)) & (num_seeds > 1)
 
 

@@ -53,11 +53,30 @@ def test_seeds_needed_is_the_textbook_number() -> None:
     assert statistics.seeds_needed(np.zeros(5), 1.0) == 2
 
 
+@hypothesis.given(missing=st.integers(0, 7), sign=st.sampled_from([-1.0, 1.0]))
+def test_a_seed_without_a_value_is_not_the_best_one(missing: int, sign: float) -> None:
+    """Nor the worst: the other columns have their means, and this one has none."""
+    ys = sign * np.random.default_rng(3).normal(size=(8, 2))
+    ys[missing, 1] = np.nan
+    difference = statistics.paired_difference(ys, np.full((8, 2), -100.0))
+    for x in difference[1:]:
+        np.testing.assert_array_equal(np.isnan(x), [False, True])
+    np.testing.assert_array_equal(difference.resolved, [True, False])
+    np.testing.assert_allclose(statistics.middle_half(-ys), -statistics.middle_half(ys))
+
+
+def test_one_seed_resolves_nothing_and_two_may() -> None:
+    assert not statistics.paired_difference(np.ones(1), np.zeros(1)).resolved
+    assert statistics.paired_difference(np.ones(2), np.zeros(2)).resolved
+
+
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
         (lambda: statistics.bootstrap_interval(np.zeros((0, 2))), "ys has no rows"),
         (lambda: statistics.bootstrap_interval(np.zeros(3), level=95), "level=95: a probability"),
+        (lambda: statistics.bootstrap_interval(np.zeros(3), num_resamples=0), "num_resamples=0: draw at least one"),
+        (lambda: statistics.seeds_needed(np.array([1.0, np.nan]), 1.0), r"not finite in the rows \[1\]"),
         (lambda: statistics.paired_difference(np.zeros(3), np.zeros(4)), "rows are pairs"),
         (lambda: statistics.seeds_needed(np.zeros(1), 1.0), "at least two seeds"),
         (lambda: statistics.seeds_needed(np.zeros(3), 0.0), "effect=0.0: give the size"),

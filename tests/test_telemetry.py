@@ -226,7 +226,33 @@ def test_updates_to_target() -> None:
     assert telemetry.updates_to_target([np.nan], 0.0) == np.inf
 
 
+@hypothesis.given(level=st.floats(-1e3, 1e3), window=st.integers(1, 60))
+def test_a_constant_reaches_itself_whatever_the_rounding(level: float, window: int) -> None:
+    assert telemetry.updates_to_target(np.full(60, level), level, window) == window
+
+
+def test_throughput_is_of_the_updates_that_are_there() -> None:
+    """A run that was continued has times from its beginning on, and updates since then."""
+    schedule = aj.schedules.from_service_times(aj.service.constant(0.5), 40, 4, KEY)
+    later = schedule._replace(**{name: np.asarray(getattr(schedule, name)) + 100 for name in ("time", "begin", "end")})
+    assert telemetry.throughput(later) == telemetry.throughput(schedule) == 8.0
+
+
+def test_a_watch_of_a_watched_method_sees_the_same() -> None:
+    names = ["gradient_cosine", "message_norm", "gradient_norm_ratio"]
+    once = telemetry.watch(bare("a3c"), names)
+    twice = functools.reduce(lambda run, name: telemetry.watch(run, [name]), names, bare("a3c"))
+    schedule = aj.schedules.fixed_delay(4, 2, 2)
+    assert_equal(*(aj.replay(run, schedule, KEY).metrics for run in (once, twice)))
+
+
 def test_bad_input() -> None:
+    with pytest.raises(ValueError, match=r"names='staleness': give a list of names, such as \['staleness'\]"):
+        telemetry.watch(method("sgd"), "staleness")
+    with pytest.raises(ValueError, match=r"schedule.worker\[1, 0\] = 1: there is no such worker"):
+        telemetry.workers(aj.schedules.round_robin(4, 2), num_workers=1)
+    with pytest.raises(ValueError, match="has no updates"):
+        telemetry.throughput(aj.schedules.from_service_times(aj.service.constant(), 0, 2, KEY))
     with pytest.raises(ValueError, match="there is no such measure; choose from staleness, parameter_gap"):
         telemetry.watch(method("sgd"), ["stalness"])
     with pytest.raises(ValueError, match=r"names=\['policy_kl'\]: this method can not be asked for that; it has stal"):

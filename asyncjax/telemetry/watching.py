@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -171,7 +171,8 @@ def watch(method: Method, names: Sequence[str]) -> Method:
     return method._replace(work=work, apply=apply)
 
 
-class Carrying(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Carrying:
     """A `work` whose message takes the data behind it along."""
 
     halves: Halves

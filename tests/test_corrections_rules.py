@@ -145,6 +145,7 @@ def test_dropping_without_a_bound_is_sgd_and_with_bound_1_takes_only_fresh() -> 
         )
     )
     assert_close(all_taken, plain, 1e-6)
+    assert_equal(once(corrections.ringmaster(jnp.inf), GRADIENT, 99, PARAMS, PARAMS), GRADIENT)
     assert 0 < fresh < 30
     assert only_fresh.opt_state[0].count == fresh
 
@@ -221,6 +222,24 @@ def test_dana_zero_reads_what_dana_slim_has(group_size: int) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Parts of the parameters
+
+
+def test_a_correction_of_some_leaves_is_the_correction_of_these_alone() -> None:
+    """`optax.masked` and `optax.partition` leave the others out of the message; what workers read has them all."""
+    labels, stale = {"w": "corrected", "b": "not"}, {"staleness": jnp.int32(2)}
+    now, then = PARAMS, jax.tree.map(lambda w: w + 0.5, PARAMS)
+    correction = corrections.delay_compensation(0.3)
+    alone = once(correction, {"w": GRADIENT["w"]}, 2, {"w": now["w"]}, {"w": then["w"]})
+    for some in (
+        optax.masked(correction, {"w": True, "b": False}),
+        optax.partition({"corrected": correction, "not": optax.identity()}, labels),
+    ):
+        out, _ = some.update(GRADIENT, some.init(now), now, **stale, stale_params=then)
+        assert_equal(out, {"w": alone["w"], "b": GRADIENT["b"]})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Bad input
 
 
@@ -234,6 +253,7 @@ def test_dana_zero_reads_what_dana_slim_has(group_size: int) -> None:
         (lambda: corrections.pipemare(0), r"num_messages=0: use a number of at least 1"),
         (lambda: corrections.drop_stale(0), r"bound=0: use a number of at least 1"),
         (lambda: corrections.ringmaster(0), r"bound=0: use a number of at least 1"),
+        (lambda: corrections.ringmaster(2.5), r"bound=2.5: it counts messages, so use a whole number, or infinity"),
         (lambda: corrections.gap_aware(1.0), r"decay=1.0: a decay lies in \[0, 1\)"),
         (lambda: corrections.delay_compensation(-0.1), r"strength=-0.1"),
         (lambda: corrections.closed_loop_momentum(0.1, 1.5), r"momentum=1.5"),

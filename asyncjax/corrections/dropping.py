@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -66,7 +67,9 @@ class Taken(NamedTuple):
     count: jax.Array
 
 
-def ringmaster(bound: int, inner: optax.GradientTransformation | None = None) -> optax.GradientTransformationExtraArgs:
+def ringmaster(
+    bound: float, inner: optax.GradientTransformation | None = None
+) -> optax.GradientTransformationExtraArgs:
     """Messages that `bound` or more taken ones have overtaken are dropped; the inner transformation stays as it was.
 
     delta = the number of messages taken since version t - tau; take it if delta < bound. What is dropped makes no
@@ -75,12 +78,12 @@ def ringmaster(bound: int, inner: optax.GradientTransformation | None = None) ->
     schedule.
 
     Args:
-      bound: R, at least 1; with 1 only messages that nothing has overtaken are taken.
+      bound: R, at least 1; with 1 only messages that nothing has overtaken are taken, with infinity all.
       inner: what the messages that are taken go through, as a whole optimizer; None passes them on. Only what is inside
         is protected: momentum outside goes on moving the parameters.
 
     Raises:
-      ValueError: a bound below 1, or a group of more than one.
+      ValueError: a bound below 1 or between two whole numbers, or a group of more than one in an optimizer.
 
     Example:
       >>> import jax, optax, asyncjax as aj
@@ -94,6 +97,10 @@ def ringmaster(bound: int, inner: optax.GradientTransformation | None = None) ->
     """
     at_least(1, bound=bound)
     transformation = optax.with_extra_args_support(optax.identity() if inner is None else inner)
+    if bound == math.inf:
+        return transformation
+    if bound != int(bound):
+        raise ValueError(f"bound={bound}: it counts messages, so use a whole number, or infinity to drop none.")
 
     def init(params: PyTree) -> Taken:
         never = jnp.full((int(bound),), jnp.iinfo(jnp.int32).min, jnp.int32)

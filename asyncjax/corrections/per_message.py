@@ -83,12 +83,23 @@ def per_message(
                 f"{name} needs {missing}, and none are given: use it where messages are gradients at the parameters"
                 " that the worker read, or pass update(..., params, staleness=..., stale_params=...)."
             )
+        if needs_params:
+            stale_params = _like_masked(updates, stale_params)
         message = Message(updates, params, number(staleness), stale_params)
         # Apart, what comes out for a fresh message is the message: a compiler that fused the rule with the optimizer
         # could round otherwise.
         return apart(rule, message.staleness >= 0, message, state)
 
     return optax.GradientTransformationExtraArgs(init, checked)  # pyright: ignore[reportArgumentType]
+
+
+def _like_masked(updates: PyTree, tree: PyTree) -> PyTree:
+    """The tree without what `optax.masked` and `optax.partition` have left out of the updates and the params."""
+
+    def masked(x: Any) -> bool:
+        return isinstance(x, optax.MaskedNode)
+
+    return jax.tree.map(lambda kept, x: kept if masked(kept) else x, updates, tree, is_leaf=masked)
 
 
 def number(value: Any) -> jax.Array:

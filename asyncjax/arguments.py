@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from asyncjax import commandline, runs, schedules, service
+from asyncjax import commandline, runs, schedule_parts, schedules, service
 from asyncjax.discipline import Discipline
 from asyncjax.environment import Environment
 from asyncjax.schedules import Schedule
@@ -75,7 +75,7 @@ class Asynchrony:
     service_mean: float = 0.01
     """Mean service time in seconds."""
     schedule: Path | None = None
-    """emulate, replay: run this recorded schedule.npz instead, --total-steps at most."""
+    """emulate, replay: run this recorded schedule instead, a file or a run directory; --total-steps at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,10 +203,8 @@ def make_plan(config: Config, env: Environment, key: jax.Array) -> Plan:
     per_message = commandline.steps_per_message(env, config)
     if real and recorded is not None:
         raise ValueError(f"schedule={recorded}: real workers make their own schedule; use --engine emulate or replay.")
-    if recorded is not None and not Path(recorded).is_file():
-        raise ValueError(f"schedule={recorded}: there is no such file; give the schedule.npz of a run.")
     if recorded is not None:
-        schedule = schedules.check(schedules.load(recorded), config["num_workers"])
+        schedule = schedules.check(load_schedule(Path(recorded)), config["num_workers"])
         steps = per_message * schedule.group_size
         updates = min(schedule.num_updates, num_updates(config["total_steps"], steps))
         return Plan(updates, steps, schedules.cut(schedule, 0, updates))
@@ -216,6 +214,15 @@ def make_plan(config: Config, env: Environment, key: jax.Array) -> Plan:
     if real:
         return Plan(updates, steps, None)
     return Plan(updates, steps, virtual_schedule(config, discipline, steps, key))
+
+
+def load_schedule(path: Path) -> Schedule:
+    """The schedule in a file, or in a run directory, however that run stopped."""
+    schedule = schedule_parts.load(path) if path.is_dir() else schedules.load(path) if path.is_file() else None
+    if schedule is None:
+        missing = "no schedule in that directory" if path.is_dir() else "no such file"
+        raise ValueError(f"schedule={path}: there is {missing}; give a run directory, or its schedule.npz.")
+    return schedule
 
 
 def virtual_schedule(config: Config, discipline: Discipline, steps: int, key: jax.Array) -> Schedule:

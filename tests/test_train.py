@@ -79,9 +79,14 @@ def test_a_run_is_on_disk(engine, request):
 
 
 def test_replay_of_the_recorded_schedule_gives_the_same_bits(threaded, tmp_path):
-    schedule = str(threaded / "schedule.npz")
-    assert train.main(command("--engine", "replay", "--schedule", schedule, run_dir=tmp_path / "again")) == 0
+    assert same(*(arguments.load_schedule(path) for path in (threaded, threaded / "schedule.npz")))
+    assert train.main(command("--engine", "replay", "--schedule", str(threaded), run_dir=tmp_path / "again")) == 0
     assert same(final_state(threaded).shared, final_state(tmp_path / "again").shared)
+
+
+def test_a_directory_without_a_schedule_is_told(tmp_path):
+    with pytest.raises(ValueError, match="there is no schedule in that directory; give a run directory"):
+        arguments.load_schedule(tmp_path)
 
 
 def test_a_run_interrupted_resumed_and_made_longer(emulated, tmp_path, monkeypatch, capsys):

@@ -13,13 +13,11 @@ from asyncjax.checks import check_counts
 from asyncjax.engine import (
     check_inputs,
     chunks,
-    compile_init,
     concatenate_metrics,
     not_finite,
     starting_state,
 )
 from asyncjax.method import Chunk, Method, Metrics, PyTree, Result, State
-from asyncjax.packing import PackedMethod
 from asyncjax.program import Program, cached_program
 from asyncjax.schedules import Schedule, check, cut
 from asyncjax.traced import concrete, under_transformation
@@ -132,18 +130,13 @@ def _emulate_traced(
     num_views: int | None,
 ) -> Result:
     """The run as one program, for use inside `jit` and `vmap`."""
-    # Neither from the cache nor jitted by it: the method may close over tracers, which must not outlive their trace.
-    state = State(0, *compile_init.__wrapped__(method, num_workers)(key))
-    parts = read_parts(schedule.read, jax.eval_shape(method.view, state.shared))
-    program = Program(PackedMethod(method, num_workers, parts))
+    program, initial = Program.begun(method, key, num_workers, schedule.read)
     if known is not None and np.ndim(known.worker) == 2 and all(x.ndim == 2 for x in jax.tree.leaves(known.read)):
         planner = _planner(check(known, num_workers), program, width)
         layout, plan = planner.layout, planner.whole()
     else:
         layout, plan = _plan_traced(schedule, known, num_workers, width, num_views)
-    carry = program.load(layout, state, {0: 0})
-    carry, metrics = jax.jit(partial(program.run, layout, checked=False))(carry, plan)
-    return Result(carry.shared, program.packed.local.unpack(carry.local), metrics)
+    return jax.jit(partial(program.whole, layout))(initial, plan)
 
 
 def _plan_traced(

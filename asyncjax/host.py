@@ -16,7 +16,7 @@ import numpy as np
 from asyncjax.data_parallel import Placement
 from asyncjax.exact import apart
 from asyncjax.method import Method, Metrics, Stale, State
-from asyncjax.packing import Packed, PackedMethod, Packer, all_finite, merge_metrics
+from asyncjax.packing import Packed, PackedMethod, Packer, all_finite, merge_metrics, zeros
 from asyncjax.schedules import Schedule
 from asyncjax.traced import inner_jaxprs
 
@@ -64,9 +64,7 @@ class HostProgram:
 
     def __init__(self, packed: PackedMethod, group_size: int, placement: Placement | None = None) -> None:
         self.packed, self.group_size, self.placement = packed, group_size, placement
-        view = jax.tree.map(lambda x: jax.ShapeDtypeStruct((group_size, *x.shape), x.dtype), packed.view_like)
-        stale = Stale(view, jax.ShapeDtypeStruct((group_size,), jnp.int32))
-        apply_args = packed.shared.like(), packed.message.like(group_size), stale
+        apply_args = packed.apply_like(group_size)
         apply_metrics = jax.eval_shape(packed.apply, *apply_args)[1]
         merge_metrics(packed.work_metrics, apply_metrics)  # raises where the two share a name
         self.work_metrics, self.apply_metrics = Packer.of(packed.work_metrics), Packer.of(apply_metrics)
@@ -139,7 +137,7 @@ class HostProgram:
             done = Worked(packed.message.pack(message), packed.local.pack(new), self.work_metrics.pack(metrics))
             return jax.tree.map(lambda all_, one: all_.at[rows[i]].set(one), worked, done)
 
-        message, metrics = _zeros((self._rows(packed.message, size), self._rows(self.work_metrics, size)))
+        message, metrics = zeros((self._rows(packed.message, size), self._rows(self.work_metrics, size)))
         return jax.lax.fori_loop(0, count, job, Worked(message, local, metrics))
 
     def _apply(
@@ -165,7 +163,7 @@ class HostProgram:
             reported = jax.tree.map(lambda all_, x: all_.at[i].set(x), reported, self.apply_metrics.pack(metrics))
             return i + 1, all_finite(packed.view(new)), new, reported
 
-        reported = _zeros(self._rows(self.apply_metrics, rows.shape[0]))
+        reported = zeros(self._rows(self.apply_metrics, rows.shape[0]))
         start = jnp.int32(0), jnp.bool_(True), packed.shared.unpack(shared), reported
         made, finite, new, reported = jax.lax.while_loop(
             lambda carry: (carry[0] < count) & (carry[1] | ~check), update, start
@@ -223,10 +221,6 @@ def calls_back(function: Callable[..., Any], *likes: Any) -> bool:
 
 def _int32(*shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.int32)
-
-
-def _zeros(likes: Any) -> Any:
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), likes)
 
 
 def _at(rows: Packed, row: jax.Array) -> Packed:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from asyncjax.engine import compile_init
-from asyncjax.method import Method, Metrics, PyTree
+from asyncjax.method import Method, Metrics, PyTree, Stale
 
 Packed = dict[str, jax.Array]  # {dtype: vector}
 
@@ -92,6 +92,12 @@ class PackedMethod:
         self.shared, self.local, self.message = Packer.of(shared), Packer.of(one_worker), Packer.of(message)
         self.view_parts = [Packer.of(leaves) for leaves in self._split(self.view_like)]
 
+    def apply_like(self, group_size: int) -> tuple[PyTree, PyTree, Stale]:
+        """The shapes and dtypes of what `apply` takes, for groups of G messages."""
+        view = jax.tree.map(lambda x: jax.ShapeDtypeStruct((group_size, *x.shape), x.dtype), self.view_like)
+        stale = Stale(view, jax.ShapeDtypeStruct((group_size,), jnp.int32))
+        return self.shared.like(), self.message.like(group_size), stale
+
     def _split(self, view: PyTree) -> list[list[Any]]:
         leaves = list(zip(jax.tree.leaves(view), self.parts, strict=True))
         return [[leaf for leaf, p in leaves if p == part] for part in range(self.num_parts)]
@@ -113,6 +119,11 @@ def _leaf(x: jax.Array | jax.ShapeDtypeStruct) -> Leaf:
     impls: list[str] = []
     jax.eval_shape(lambda key: impls.append(str(jax.random.key_impl(key))), x)
     return Leaf(tuple(raw.shape), str(raw.dtype), impls[0])
+
+
+def zeros(like: PyTree, *batch: int) -> PyTree:
+    """Zeros of these shapes and dtypes, with these leading axes."""
+    return jax.tree.map(lambda x: jnp.zeros((*batch, *x.shape), x.dtype), like)
 
 
 def all_finite(tree: PyTree) -> jax.Array:

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 
 from asyncjax.adapters.host import lives_on_host
 from asyncjax.cost import cost_of
+from asyncjax.engine import compile_init
 from asyncjax.exact import isolated
-from asyncjax.method import Array, Method, Metrics, PyTree, Stale, State
-from asyncjax.packing import Packed, PackedMethod, all_finite, merge_metrics
-from asyncjax.waves import OUT_OF_RANGE, Layout, Plan
+from asyncjax.method import Array, Method, Metrics, PyTree, Result, Stale, State
+from asyncjax.packing import Packed, PackedMethod, all_finite, merge_metrics, zeros
+from asyncjax.waves import OUT_OF_RANGE, Layout, Plan, read_parts
 
 
 class Carry(NamedTuple):
@@ -46,6 +47,23 @@ class Program:
         fixed, by_size = cost_of(work).seconds(jax.default_backend())
         self.lane_cost = by_size / max(fixed, 1e-9)  # of one more message in a batch, over that of the batch itself
 
+    @classmethod
+    def begun(
+        cls, method: Method, key: jax.Array, num_workers: int, read: PyTree
+    ) -> tuple[Program, tuple[PyTree, PyTree]]:
+        """A program for reads of this structure and its initial (Shared, Local), inside a transformation.
+
+        Neither is cached or jitted by a cache: the method may close over tracers, which must not outlive their trace.
+        """
+        initial = compile_init.__wrapped__(method, num_workers)(key)
+        parts = read_parts(read, jax.eval_shape(method.view, initial[0]))
+        return cls(PackedMethod(method, num_workers, parts)), initial
+
+    def whole(self, layout: Layout, initial: tuple[PyTree, PyTree], plan: Plan) -> Result:
+        """The run of a whole plan from (Shared, Local), inside a transformation."""
+        carry, metrics = self.run(layout, self.load(layout, State(0, *initial), {0: 0}), plan, checked=False)
+        return Result(carry.shared, self.packed.local.unpack(carry.local), metrics)
+
     def compiled(self, layout: Layout, checked: bool) -> Callable[[Carry, Plan], tuple[Carry, Metrics]]:
         """The jitted chunk for a layout; the carry is donated."""
         if (layout, checked) not in self._compiled:
@@ -70,10 +88,10 @@ class Program:
     def _load(
         self, layout: Layout, shared: PyTree, local: PyTree, newest: Array, older: list[tuple[Array, PyTree]]
     ) -> Carry:
-        views = _zeros(layout.num_views + 1, self.packed.view_like)
+        views = zeros(self.packed.view_like, layout.num_views + 1)
         for slot, view in [(newest, self.packed.view(shared)), *older]:
             views = _write(views, slot, view)
-        messages = _zeros(layout.num_messages, self.packed.message.like())
+        messages = zeros(self.packed.message.like(), layout.num_messages)
         shared, local = jax.tree.map(jnp.copy, (shared, self.packed.local.pack(local, 1)))
         return Carry(shared, local, views, messages, jnp.int32(-1))
 
@@ -96,7 +114,8 @@ class Program:
     def run(self, layout: Layout, carry: Carry, plan: Plan, checked: bool = True) -> tuple[Carry, Metrics]:
         """A chunk: batches of messages, each followed by the updates that have all they need."""
         num_updates, group_size = plan.message_of.shape
-        of_work, of_apply = self._empty_metrics(carry.shared, num_updates, group_size)
+        of_work = zeros(self.packed.work_metrics, num_updates * group_size)
+        of_apply = zeros(jax.eval_shape(self.packed.apply, *self.packed.apply_like(group_size))[1], num_updates)
         merge_metrics(of_work, of_apply)  # raises where the two share a name
 
         def batch(k: Any, loop: tuple[Carry, Metrics, Metrics]) -> tuple[Carry, Metrics, Metrics]:
@@ -156,22 +175,11 @@ class Program:
         by_part = [slots[:, part] for part in self.packed.parts]
         return treedef.unflatten(_take(leaves, treedef.flatten_up_to(treedef.unflatten(by_part))))
 
-    def _empty_metrics(self, shared: PyTree, num_updates: int, group_size: int) -> tuple[Metrics, Metrics]:
-        """Zeros for what `work` reports over U G messages, and for what `apply` reports over U updates."""
-        view = jax.tree.map(lambda x: jax.ShapeDtypeStruct((group_size, *x.shape), x.dtype), self.packed.view_like)
-        stale = Stale(view, jax.ShapeDtypeStruct((group_size,), jnp.int32))
-        _, of_apply = jax.eval_shape(self.packed.apply, shared, self.packed.message.like(group_size), stale)
-        return _zeros(num_updates * group_size, self.packed.work_metrics), _zeros(num_updates, of_apply)
-
 
 @lru_cache(maxsize=128)
 def cached_program(method: Method, num_workers: int, parts: tuple[int, ...]) -> Program:
     """One program per method, so that a second run compiles nothing."""
     return Program(PackedMethod(method, num_workers, parts))
-
-
-def _zeros(rows: int, like: PyTree) -> PyTree:
-    return jax.tree.map(lambda x: jnp.zeros((rows, *x.shape), x.dtype), like)
 
 
 def _take(rows: Any, index: Any) -> Any:

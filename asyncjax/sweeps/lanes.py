@@ -10,13 +10,12 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
-from asyncjax.engine import compile_init
-from asyncjax.method import Array, Method, Metrics, PyTree, Result, State
-from asyncjax.packing import PackedMethod, all_finite
+from asyncjax.method import Array, Method, Metrics, PyTree, Result
+from asyncjax.packing import all_finite
 from asyncjax.program import Program
 from asyncjax.schedules import Schedule
 from asyncjax.sweeps.memory import available_bytes, peak_bytes
-from asyncjax.waves import Layout, Plan, Planner, distinct_workers, last_use, max_live, read_parts, room, stack_reads
+from asyncjax.waves import Layout, Plan, Planner, distinct_workers, last_use, max_live, room, stack_reads
 
 # Of one device. More do not make a CPU quicker (measured, A3C with MLPs), and small batches are sooner safe on disk.
 CPU_LANES = 16
@@ -74,14 +73,10 @@ class Shape(NamedTuple):
 
     def run(self, method: Method, key: jax.Array, plan: Plan) -> Result:
         """One run, inside a transformation."""
-        # Not the cached `init`: the method may close over tracers, which must not outlive their trace.
-        state = State(0, *compile_init.__wrapped__(method, self.layout.num_workers)(key))
-        parts = read_parts(self.read, jax.eval_shape(method.view, state.shared))
-        program = Program(PackedMethod(method, self.layout.num_workers, parts))
+        program, initial = Program.begun(method, key, self.layout.num_workers, self.read)
         if self.layout.lockstep:
             plan = plan._replace(num_batches=self.num_updates)
-        carry, metrics = program.run(self.layout, program.load(self.layout, state, {0: 0}), plan, checked=False)
-        return Result(carry.shared, program.packed.local.unpack(carry.local), metrics)
+        return program.whole(self.layout, initial, plan)
 
 
 class Lane(NamedTuple):

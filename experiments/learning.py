@@ -22,6 +22,7 @@ from train import exit_code
 
 import asyncjax as aj
 from asyncjax import commandline, plotting, statistics
+from asyncjax.checks import check_counts
 from asyncjax.sweeps import summaries
 
 
@@ -60,6 +61,7 @@ class Learning:
     arguments only."""
 
 
+COUNTS = ("num_workers", "group_size", "total_steps", "seeds", "eval_episodes", "points")
 Args = dict[str, Any]  # the options of `Learning` and of the method, by name
 
 
@@ -86,6 +88,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 def run(name: str, args: Args) -> dict[str, Any]:
     """Evaluation returns Float[S], the curve's steps Float[L] and returns Float[S, L], staleness and seconds."""
+    check_counts(**{name: args[name] for name in COUNTS})
     env = commandline.make_env_from(args["env"], args["env_params"])
     method = commandline.build(commandline.factories()[name], env, args)
     per_update = commandline.steps_per_message(env, args) * args["group_size"]

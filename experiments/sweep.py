@@ -34,6 +34,7 @@ from train import exit_code, prepare_jax
 import asyncjax as aj
 from asyncjax import commandline, plotting, runs
 from asyncjax.arguments import SERVICES, num_updates
+from asyncjax.checks import check_counts
 from asyncjax.cluster import connected
 from asyncjax.environment import Environment
 from asyncjax.panels import new_figure
@@ -95,6 +96,7 @@ class Sweep:
 
 
 QUICK = {"total_steps": 4000, "seeds": 3, "eval_episodes": 10, "samples": 4, "batch": 2}
+COUNTS = ("samples", "batch", "num_workers", "group_size", "total_steps", "seeds", "eval_episodes", "points")
 OF_SCHEDULE = ("delay", "service", "num_workers", "group_size", "num_envs", "unroll_length")
 ON_RAY = ("engine", "address", "batch_cpus")
 MAY_DIFFER = (
@@ -140,6 +142,7 @@ def record(path: Path, config: Args) -> None:
 
 def run(name: str, args: Args, path: Path, argv: list[str]) -> aj.Table:
     """The table of all settings; what is asked for is recorded once it is known to make sense."""
+    check_counts(**{name: args[name] for name in COUNTS})
     factory, env = commandline.factories()[name], commandline.make_env_from(args["env"], args["env_params"])
     spaces = spaces_of(factory, args)
     settings = choices_of(spaces["grid"], spaces["random"], args["samples"])

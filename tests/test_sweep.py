@@ -19,6 +19,7 @@ import asyncjax as aj
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "experiments"))
 
+import learning  # noqa: E402
 import spaces  # noqa: E402
 import sweep  # noqa: E402
 from train import exit_code  # noqa: E402
@@ -145,6 +146,10 @@ def test_bad_commands_are_told_what_to_do(tmp_path: Path) -> None:
         sweep.main(["a3c", *TINY, "--optuna", "learning_rate=1e-4..1e-2", "--grid", "delay=0", *where])
     with pytest.raises(ValueError, match="single messages"):
         sweep.main(["a3c", *TINY, "--group-size", "2", "--delay", "0", *where])
+    with pytest.raises(ValueError, match="batch=0: give a positive number"):  # Optuna would be asked for ever
+        sweep.main(["a3c", *TINY, "--optuna", "learning_rate=1e-4..1e-2", "--batch", "0", *where])
+    with pytest.raises(ValueError, match="seeds=0: give a positive number"):
+        learning.main(["a3c", "--engine", "threads", "--seeds", "0"])
     assert not list(tmp_path.iterdir()), "what makes no sense leaves nothing behind"
 
 

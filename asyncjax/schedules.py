@@ -277,6 +277,12 @@ def check(schedule: Schedule, num_workers: int | None = None) -> Schedule:
     worker = _integers("worker", schedule.worker)
     read = jax.tree.map(lambda leaf: _integers("read", leaf), schedule.read)
     num_updates = worker.shape[0]
+    for name, shape in {"time": worker.shape[:1], "begin": worker.shape, "end": worker.shape}.items():
+        times = getattr(schedule, name)
+        if times is not None and np.shape(times) != shape:
+            raise ValueError(
+                f"schedule.{name} has shape {np.shape(times)}, schedule.worker {worker.shape}: give {shape}, or None."
+            )
     for leaf in jax.tree.leaves(read):
         if leaf.shape != worker.shape:
             raise ValueError(

@@ -127,7 +127,9 @@ def test_bad_input() -> None:
         fidelity.fit(bare)
     with pytest.raises(ValueError, match="no times to fit a model to: record one with run_threads"):
         fidelity.fit_commit(bare)
-    record = aj.schedules.from_service_times(aj.service.exponential(), 4, 2, jax.random.key(0))
+    record = aj.schedules.from_service_times(aj.service.exponential(), 20, 2, jax.random.key(0))
+    with pytest.raises(ValueError, match="the record has 2 workers, and there is a worker 2"):
+        aj.schedules.from_service_times(fidelity.fit(record, per_worker=True), 4, 3, jax.random.key(0))
     with pytest.raises(ValueError, match="family='weibull': choose one of exponential"):
         fidelity.fit(record, "weibull")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least two positive times"):

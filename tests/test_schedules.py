@@ -540,6 +540,14 @@ ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
     "flat worker": (checked([0, 0], [0, 0]), r"schedule\.worker is int64\[2\].*add an axis: worker\[:, None\]"),
     "flat read": (checked([[0], [0]], [0, 0]), r"schedule\.read is int64\[2\].*wants Int\[T, G\]"),
     "other shape": (checked([[0], [0]], [[0, 0]]), r"schedule\.read has shape \(1, 2\), schedule\.worker \(2, 1\)"),
+    "missing times": (
+        lambda: check(aj.schedules.round_robin(4, 2)._replace(time=np.zeros(3))),
+        r"schedule\.time has shape \(3,\), schedule\.worker \(4, 1\): give \(4,\), or None",
+    ),
+    "flat times": (
+        lambda: check(aj.schedules.round_robin(4, 2)._replace(end=np.zeros(4))),
+        r"schedule\.end has shape \(4,\), schedule\.worker \(4, 1\): give \(4, 1\), or None",
+    ),
     "future": (checked([[0], [0]], [[0], [2]]), r"schedule\.read\[1, 0\] = 2: update 1 can read the versions 0 to 1"),
     "before time": (checked([[0, 0]], [[0, -1]]), r"schedule\.read\[0, 1\] = -1: .* the versions 0 to 0"),
     "negative worker": (checked([[0, -1]], [[0, 0]]), r"schedule\.worker\[0, 1\] = -1: .* numbered from 0"),

@@ -62,6 +62,8 @@ def fit(schedule: Schedule, family: Family | None = None, *, per_worker: bool = 
     names = ", ".join(dict.fromkeys(one.family for one in chosen))
 
     def sample(rng: np.random.Generator, worker: int, n: int) -> np.ndarray:
+        if per_worker and worker >= len(models):
+            raise ValueError(f"per_worker=True: the record has {len(models)} workers, and there is a worker {worker}.")
         return models[worker if per_worker else 0].sample(rng, worker, n)
 
     return Service(f"fit({names}, {'each worker' if per_worker else 'all workers'})", sample)

@@ -1,17 +1,19 @@
 """Solvers of Markov decision processes against each other: time to a certified error, on the same problems.
 
     python experiments/benchmark_solve.py --problems forest_1e5 garnet_1e4 --discounts 0.99 0.999 --rounds 5
+    python experiments/benchmark_solve.py --problems grid_1000 --solvers asyncjax mdpax --rounds 0 --limit 120
 
 Every solver stops by its own rule for the same tolerance and starts from nothing in every round; what it
-returns is then certified by our full residual in float64, outside the clock. Problems are converted
-beforehand, compilation is reported apart: it is the first call's time minus the median of the others. Peers
-that are not installed are named and left out.
+returns is then certified by our full residual in float64, outside the clock. Each has a process of its own, and
+only one of them works at a time. Problems are converted beforehand, compilation is reported apart: it is the first
+call's time minus the median of the others. Peers that are not installed are named and left out.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import multiprocessing
 import os
 import statistics
 import sys
@@ -19,10 +21,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peers.mdp_solvers import PEERS, Solver
 
 import asyncjax as aj
 from asyncjax.mdp import MDP
@@ -35,9 +39,6 @@ PROBLEMS: dict[str, Callable[[], MDP]] = {
     "garnet_1e5": lambda: aj.mdp.garnet(0, 100_000, 10, 10),
     "grid_1000": lambda: aj.mdp.grid_world((1000, 1000)),
 }
-
-Call = Callable[[], np.ndarray]  # solves, and returns the values
-Solver = Callable[[], Call]  # makes a call that knows nothing of earlier ones: peers go on from their last answer
 
 
 @dataclass
@@ -53,9 +54,9 @@ class Arguments:
     tolerance: float = 1e-4
     """The error to certify."""
     rounds: int = 5
-    """Rounds, each of which runs every solver once; the median counts."""
-    mdpax_sweeps: int = 10**6
-    """Stop mdpax after so many, where it would take hours; its certified error then tells how far it came."""
+    """Rounds, each of which runs every solver once; the median counts. 0: only the first call, compilation included."""
+    limit: float = float("inf")
+    """Seconds after which a call is stopped; its time, and its ratio to the first solver's, are then lower bounds."""
     sweeps: bool = False
     """Measure a Jacobi sweep instead: backups per second, bytes per backup, share of the memory's bandwidth."""
     output: Path | None = None
@@ -65,44 +66,95 @@ class Arguments:
 def main(arguments: Arguments) -> None:
     """Prints one row a problem, discount and solver."""
     for name in arguments.problems:
-        mdp = PROBLEMS[name]()
         if arguments.sweeps:
-            for row in measure_sweeps(name, mdp):
+            for row in measure_sweeps(name, PROBLEMS[name]()):
                 print_row(row, arguments.output)
             continue
         for discount in arguments.discounts:
-            for row in compare(arguments, name, mdp, discount):
+            for row in compare(arguments, name, discount):
                 print_row(row, arguments.output)
 
 
-def compare(arguments: Arguments, name: str, mdp: MDP, discount: float) -> list[dict[str, Any]]:
+def compare(arguments: Arguments, name: str, discount: float) -> list[dict[str, Any]]:
     """Interleaved rounds of all solvers on one problem."""
-    solvers = {label: prepare(label, mdp, discount, arguments) for label in arguments.solvers}
-    times: dict[str, list[float]] = {label: [] for label, solver in solvers.items() if solver}
-    answers: dict[str, np.ndarray] = {}
+    contestants = [Contestant(label, name, discount, arguments.tolerance) for label in arguments.solvers]
+    contestants = [contestant for contestant in contestants if contestant.installed]
     for _ in range(arguments.rounds + 1):
-        for label in times:
-            solver = solvers[label]
-            assert solver is not None
-            call = solver()
-            begin = time.perf_counter()
-            answers[label] = call()
-            times[label].append(time.perf_counter() - begin)
-    rows = []
-    for label, seconds in times.items():
-        median = statistics.median(seconds[1:] or seconds)
-        error = certified_error(mdp, answers[label], discount)
-        rows.append(
-            {
-                "problem": name,
-                "discount": discount,
-                "solver": label,
-                "seconds": round(median, 4),
-                "first_call_extra": round(max(0.0, seconds[0] - median), 3),
-                "certified_error": float(f"{error:.2g}"),
-            }
-        )
-    return rows
+        for contestant in contestants:
+            contestant.run(arguments.limit)
+    for contestant in contestants:
+        contestant.stop()
+    return [{"problem": name, "discount": discount, **contestant.row(contestants[0])} for contestant in contestants]
+
+
+class Contestant:
+    """A solver with its problem in a process of its own, which may be stopped at any moment.
+
+    Attributes:
+      label: its name.
+      installed: whether it is there.
+      seconds: of every call; the last one's is the limit if it was `stopped`.
+    """
+
+    def __init__(self, label: str, problem: str, discount: float, tolerance: float) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, end = context.Pipe()
+        self.process = context.Process(target=serve, args=(end, label, problem, discount, tolerance), daemon=True)
+        self.process.start()
+        end.close()  # so that reading from a process that has died is an error
+        self.label, self.installed = label, self.pipe.recv()
+        self.seconds: list[float] = []
+        self.error, self.stopped = np.nan, False
+
+    def run(self, limit: float) -> None:
+        """One more call, unless an earlier one was stopped."""
+        if self.stopped:
+            return
+        self.pipe.send("prepare")
+        self.pipe.recv()  # the call begins
+        self.stopped = not self.pipe.poll(None if limit == np.inf else limit)
+        if self.stopped:
+            self.seconds.append(limit)
+            self.stop()
+        else:
+            self.seconds.append(self.pipe.recv())
+            self.error = self.pipe.recv()
+
+    def stop(self) -> None:
+        """Ends the process, whatever it does."""
+        self.process.kill()
+        self.process.join()
+
+    @property
+    def median(self) -> float:
+        """Seconds of a call; if it was stopped, of that one."""
+        return self.seconds[-1] if self.stopped else statistics.median(self.seconds[1:] or self.seconds)
+
+    def row(self, first: Contestant) -> dict[str, Any]:
+        """What to print, with the ratio to another one's time."""
+        return {
+            "solver": self.label,
+            "seconds": round(self.median, 4),
+            "ratio": None if first.stopped else float(f"{self.median / first.median:.3g}"),
+            "at_least": self.stopped,
+            "first_call_extra": round(max(0.0, self.seconds[0] - self.median), 3),
+            "certified_error": None if self.stopped else float(f"{self.error:.2g}"),
+        }
+
+
+def serve(pipe: Connection, label: str, problem: str, discount: float, tolerance: float) -> None:
+    """A contestant's process: says whether the solver is there, and solves whenever it is told to."""
+    mdp = PROBLEMS[problem]()
+    solver = prepare(label, mdp, discount, tolerance)
+    pipe.send(solver is not None)
+    while solver is not None:
+        pipe.recv()
+        call = solver()
+        pipe.send("begin")
+        begin = time.perf_counter()
+        values = call()
+        pipe.send(time.perf_counter() - begin)
+        pipe.send(certified_error(mdp, values, discount))
 
 
 def certified_error(mdp: MDP, values: np.ndarray, discount: float) -> float:
@@ -111,111 +163,16 @@ def certified_error(mdp: MDP, values: np.ndarray, discount: float) -> float:
     return max(residual.high, -residual.low) / (1 - discount)
 
 
-def prepare(label: str, mdp: MDP, discount: float, arguments: Arguments) -> Solver | None:
+def prepare(label: str, mdp: MDP, discount: float, tolerance: float) -> Solver | None:
     """A solver of the problem; None where it is not installed."""
     package, _, option = label.partition(":")
     if package == "asyncjax":
         how: dict[str, Any] = {"backend": "jax"} if option == "jax" else {"method": option} if option else {}
-        return lambda: lambda: aj.solve(mdp, discount, tolerance=arguments.tolerance, **how).values
+        return lambda: lambda: aj.solve(mdp, discount, tolerance=tolerance, **how).values
     if importlib.util.find_spec(package) is None:
         print(f"{package} is not installed: left out", file=sys.stderr)
         return None
-    return PEERS[package](mdp, discount, arguments)
-
-
-def closed_rows(mdp: MDP) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Arrays [S, A], [S, A, K], [S, A, K] for solvers that know no end: there an absorbing state repeats itself."""
-    successor = mdp.successor.transpose(2, 0, 1).copy()
-    probability = mdp.probability.transpose(2, 0, 1).copy()
-    state, action = np.nonzero(probability.sum(axis=2) == 0)
-    assert not mdp.reward[action, state].any(), "an end with a reward needs one more state"
-    successor[state, action, 0], probability[state, action, 0] = state, 1.0
-    return mdp.reward.T, successor, probability
-
-
-def quantecon_solver(mdp: MDP, discount: float, arguments: Arguments) -> Solver:
-    """Modified policy iteration of quantecon, in its sparse state-action form."""
-    import scipy.sparse as sparse
-    from quantecon.markov import DiscreteDP  # type: ignore[import-not-found]
-
-    reward, successor, probability = closed_rows(mdp)
-    num_states, num_actions, width = successor.shape
-    pairs = num_states * num_actions
-    arrays = probability.ravel(), successor.ravel(), np.arange(0, pairs * width + 1, width)
-    state, action = np.divmod(np.arange(pairs), num_actions)
-    problem = DiscreteDP(reward.ravel(), sparse.csr_matrix(arrays, (pairs, num_states)), discount, state, action)
-    return lambda: lambda: problem.solve(method="mpi", epsilon=arguments.tolerance, max_iter=10**6).v
-
-
-def mdpsolver_solver(mdp: MDP, discount: float, arguments: Arguments) -> Solver:
-    """Modified policy iteration of mdpsolver."""
-    import mdpsolver  # type: ignore[import-not-found]
-
-    reward, successor, probability = (x.tolist() for x in closed_rows(mdp))
-
-    def fresh() -> Call:
-        model = mdpsolver.model()
-        model.mdp(discount=discount, rewards=reward, tranMatProbs=probability, tranMatColumns=successor)
-
-        def run() -> np.ndarray:
-            model.solve(algorithm="mpi", tolerance=arguments.tolerance, update="standard")
-            return np.array(model.getValueVector())
-
-        return run
-
-    return fresh
-
-
-def mdpax_solver(mdp: MDP, discount: float, arguments: Arguments) -> Solver:
-    """Value iteration of mdpax; it computes transitions from functions, which here read the arrays."""
-    import jax
-    import jax.numpy as jnp
-    from mdpax.core.problem import Problem  # type: ignore[import-not-found]
-    from mdpax.solvers.value_iteration import ValueIteration  # type: ignore[import-not-found]
-
-    jax.config.update("jax_enable_x64", True)
-    reward, successor, probability = (jnp.asarray(x) for x in closed_rows(mdp))
-
-    class Table(Problem):
-        """The arrays as a problem."""
-
-        name = "table"
-
-        def _construct_state_space(self) -> Any:
-            return jnp.arange(mdp.num_states, dtype=jnp.int32)[:, None]
-
-        def _construct_action_space(self) -> Any:
-            return jnp.arange(mdp.num_actions, dtype=jnp.int32)[:, None]
-
-        def _construct_random_event_space(self) -> Any:
-            return jnp.arange(mdp.num_successors, dtype=jnp.int32)[:, None]
-
-        def state_to_index(self, state: Any) -> Any:
-            return state[0]
-
-        def random_event_probability(self, state: Any, action: Any, random_event: Any) -> Any:
-            return probability[state[0], action[0], random_event[0]]
-
-        def transition(self, state: Any, action: Any, random_event: Any) -> Any:
-            return successor[state[0], action[0], random_event[0]][None], reward[state[0], action[0]]
-
-    # Its default, the span of the changes, certifies a policy and leaves the values far off.
-    how: dict[str, Any] = {"epsilon": arguments.tolerance, "convergence_test": "max_diff", "verbose": 0}
-    solver = ValueIteration(Table(), gamma=discount, **how)
-    start = solver.values
-
-    def fresh() -> Call:
-        solver.values, solver.iteration = start, 0
-        return lambda: np.asarray(solver.solve(max_iterations=arguments.mdpax_sweeps).values)
-
-    return fresh
-
-
-PEERS: dict[str, Callable[[MDP, float, Arguments], Solver]] = {
-    "quantecon": quantecon_solver,
-    "mdpsolver": mdpsolver_solver,
-    "mdpax": mdpax_solver,
-}
+    return PEERS[package](mdp, discount, tolerance)
 
 
 def measure_sweeps(name: str, mdp: MDP, repeats: int = 11) -> Iterator[dict[str, Any]]:

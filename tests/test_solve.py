@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +34,11 @@ SYNCHRONOUS = [name for name in METHODS if name != "async"]
 def single(mdp):
     """The same problem in float32."""
     return MDP(*(np.asarray(x, np.float32) if x.dtype == np.float64 else x for x in mdp))
+
+
+def how(method: str) -> Any:
+    """Arguments of `solve`: a method on the host, or the default one compiled."""
+    return {"backend": "jax"} if method == "jax" else {"method": method}
 
 
 def error(solution, mdp, discount):
@@ -82,9 +88,7 @@ def test_arrays_in_float32_are_solved_in_float32():
 @pytest.mark.parametrize("problem", ["garnet", "frozen_lake"])
 def test_what_rounding_does_not_allow_is_not_claimed(method, convert, problem):
     mdp, discount = PROBLEMS[problem]
-    solution = aj.solve(
-        convert(mdp), discount, tolerance=1e-30, **({"backend": "jax"} if method == "jax" else {"method": method})
-    )
+    solution = aj.solve(convert(mdp), discount, tolerance=1e-30, **how(method))
     assert not solution.converged
     assert error(solution, mdp, discount) <= solution.bound
 
@@ -120,9 +124,9 @@ def test_types_may_differ(reward, probability, backend):
 
 @pytest.mark.parametrize("method", [*SYNCHRONOUS, "jax"])
 def test_values_beyond_the_largest_number_are_an_error(method):
-    mdp, how = aj.mdp.garnet(0, 6, 3, 3), {"backend": "jax"} if method == "jax" else {"method": method}
+    mdp = aj.mdp.garnet(0, 6, 3, 3)
     with pytest.raises(FloatingPointError, match="the rewards are too large for their type"):
-        aj.solve(mdp._replace(reward=1e307 * mdp.reward), 0.99, **how)
+        aj.solve(mdp._replace(reward=1e307 * mdp.reward), 0.99, **how(method))
 
 
 @given(
@@ -310,7 +314,7 @@ def test_sweeps_in_place_are_interrupted_too():
 
 def test_asynchronous_runs_count_what_they_do():
     mdp = PROBLEMS["garnet"][0]
-    how = {"method": "async", "tolerance": 1e-30, "sweeps": 2, "num_blocks": 4, "max_updates": 16}
+    how: Any = {"method": "async", "tolerance": 1e-30, "sweeps": 2, "num_blocks": 4, "max_updates": 16}
     turns = aj.solve(mdp, 0.95, **how)
     together = aj.solve(mdp, 0.95, schedule=lambda n: aj.schedules.barrier(n, 4), **how)
     residuals = 2  # after 8 updates and after 16

@@ -158,7 +158,9 @@ def seeds_needed(differences: np.ndarray, effect: float, *, level: float = 0.95,
       >>> int(aj.statistics.seeds_needed(np.array([-1.0, 1.0, -1.0, 1.0]), effect=1.0))
       11
 
-    Source: the textbook's normal approximation, which is somewhat low for fewer than about ten seeds.
+    Source: the textbook's normal approximation for the mean, somewhat low for fewer than about ten seeds. The
+    interquartile mean uses less of the data: with so many seeds of normal data the interval of `paired_difference`
+    leaves out 0 in 73 % of cases instead of 80 %, and takes a fifth more seeds for those.
     """
     _check_probability(level=level, power=power)
     if not effect > 0:

@@ -270,6 +270,13 @@ def test_differences_are_those_of_statistics() -> None:
     np.testing.assert_array_equal(effect["curve"], effect["return"][..., None] * [1, 2])
 
 
+@pytest.mark.parametrize(("seeds", "marks"), [(1, 0), (2, 1)])
+def test_one_seed_has_no_difference_resolved(seeds: int, marks: int) -> None:
+    values = np.array([[1.0], [2.0]]) + np.zeros((2, seeds))
+    table = aj.Table(SETTINGS[:2], range(seeds), {"return": values}).against(delay=0)
+    assert table.text("return").splitlines()[1].count("*") == marks
+
+
 def test_what_depends_on_what() -> None:
     """Differences of differences are the interaction, in either order."""
     table = made_up()

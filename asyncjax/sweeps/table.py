@@ -102,7 +102,7 @@ class Table:
         return middle, low, high
 
     def seeds_needed(self, name: str, effect: float) -> np.ndarray:
-        """Int[N, ...]: the seeds with which these differences, if they are of this size, leave 0 outside the interval.
+        """Int[N, ...]: the seeds with which a paired test would resolve differences of this size.
 
         See `statistics.seeds_needed`; the table has to be one of differences, so that their spread is the paired one.
         """

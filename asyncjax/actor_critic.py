@@ -6,6 +6,7 @@ The network is the user's or `networks.actor_critic`; the action space decides t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -75,18 +76,26 @@ def make_agent(
       An Agent.
 
     Raises:
-      ValueError: for another action space, or a core beside a network of one's own.
+      ValueError: for another action space, a core beside a network of one's own, or squashed discrete actions; from
+        `init`, for a network with another output.
     """
     if network is not None and core is not None:
         raise ValueError(f"core={core!r} is for the default network: put it into network= instead, or leave one out.")
+    if squash and isinstance(env.action_space, Discrete):
+        raise ValueError(f"squash=True bounds real actions, and those of env={env.name!r} are discrete: leave it out.")
     draw, distribution, to_env = action_head(env, squash)
     net = networks.actor_critic(env, core) if network is None else network
     initial_carry: Callable[[], PyTree] = getattr(net, "initial_carry", tuple)
 
     def init(key: jax.Array) -> PyTree:
         init_key, reset_key = jax.random.split(key)
-        observation = env.reset(reset_key)[1]
-        return net.init(init_key, *((initial_carry(), observation) if has_memory(initial_carry()) else (observation,)))
+        observation, carry = env.reset(reset_key)[1], initial_carry()
+        inputs = (carry, observation) if has_memory(carry) else (observation,)
+        params = net.init(init_key, *inputs)
+        output = (head_shape(env), ())
+        expected = (jax.tree.map(jnp.shape, carry), output) if has_memory(carry) else output
+        networks.check_output(net, expected, params, *inputs)
+        return params
 
     def step(params: PyTree, carry: PyTree, observation: PyTree) -> tuple[PyTree, Distribution, jax.Array]:
         output: Any = net.apply(params, *((carry, observation) if has_memory(carry) else (observation,)))
@@ -125,6 +134,13 @@ def action_head(env: Environment, squash: bool = False) -> tuple[Callable, Calla
 
     size = int(np.prod(space.shape))
     return lambda key, shape: normal(key, (*shape, size)), lambda head: Gaussian(*head), to_env
+
+
+def head_shape(env: Environment) -> Any:
+    """The shapes of a network's head: of logits, or of mean and log_std."""
+    if isinstance(env.action_space, Discrete):
+        return (env.action_space.num_values,)
+    return ((math.prod(env.action_space.shape),),) * 2
 
 
 def has_memory(carry: PyTree) -> bool:

@@ -243,6 +243,16 @@ def actor_critic(env: Environment, core: Core | None = None) -> ActorCritic | Re
     return ActorCritic(num_actions, torso, None if image else MLP(), num_values, not discrete)
 
 
+def check_output(network: nn.Module, expected: Any, params: PyTree, *inputs: PyTree) -> None:
+    """Raises ValueError unless the network returns arrays of these shapes, such as `((A,), ())`."""
+    found = jax.tree.map(jnp.shape, jax.eval_shape(network.apply, params, *inputs))
+    if found != expected:
+        raise ValueError(
+            f"network={type(network).__name__}(...) returns arrays of shapes {found} for one observation, and the"
+            f" method and the environment's actions need {expected}: give a network with that output."
+        )
+
+
 def encode(observation: PyTree, num_values: int | None = None) -> jax.Array:
     """An observation as what a torso takes: one-hot if discrete, an image as it is, all else one flat vector.
 

@@ -49,6 +49,7 @@ def lambda_returns(
 
     Source: Sutton and Barto, Reinforcement Learning (2018), section 12.1.
     """
+    r_t, discount_t, v_t = floats(r_t=r_t, discount_t=discount_t, v_t=v_t)
     lambda_t = trace(lambda_, truncated_t, r_t)
 
     def backward(g: jax.Array, x: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
@@ -87,6 +88,9 @@ def n_step_returns(
 
     Source: Sutton and Barto, Reinforcement Learning (2018), section 7.1.
     """
+    if n < 1:
+        raise ValueError(f"n={n}: a return looks at least 1 step ahead.")
+    r_t, discount_t, v_t = floats(r_t=r_t, discount_t=discount_t, v_t=v_t)
     last = jnp.zeros(r_t.shape, bool).at[-1].set(True)
     stop = last if truncated_t is None else last | truncated_t
     g = r_t + discount_t * v_t
@@ -126,6 +130,7 @@ def gae(
 
     Source: Schulman et al., High-dimensional continuous control using generalized advantage estimation (2016).
     """
+    r_t, discount_t, v_tm1, v_t = floats(r_t=r_t, discount_t=discount_t, v_tm1=v_tm1, v_t=v_t)
     delta_t = r_t + discount_t * v_t - v_tm1
     return decayed_sums(delta_t, discount_t * trace(lambda_, truncated_t, r_t))
 
@@ -173,14 +178,15 @@ def vtrace(
 
     Source: Espeholt et al., IMPALA (2018), section 4.1; the mixing by lambda in the advantage is rlax's.
     """
+    r_t, discount_t, v_tm1, v_t, rho_tm1 = floats(r_t=r_t, discount_t=discount_t, v_tm1=v_tm1, v_t=v_t, rho_tm1=rho_tm1)
     lambda_t = trace(lambda_, truncated_t, r_t)
-    delta_t = jnp.minimum(rho_tm1, clip_rho) * (r_t + discount_t * v_t - v_tm1)
-    errors = decayed_sums(delta_t, discount_t * lambda_t * jnp.minimum(rho_tm1, clip_c))
+    delta_t = capped(rho_tm1, clip_rho) * (r_t + discount_t * v_t - v_tm1)
+    errors = decayed_sums(delta_t, discount_t * lambda_t * capped(rho_tm1, clip_c))
     # After the last step and after a truncation nothing is known of vs - v.
     next_error = lambda_t * jnp.append(errors[1:], 0.0)
     advantages = r_t + discount_t * (v_t + next_error) - v_tm1
     if clip_pg_rho is not None:
-        advantages = jnp.minimum(rho_tm1, clip_pg_rho) * advantages
+        advantages = capped(rho_tm1, clip_pg_rho) * advantages
     return VTrace(v_tm1 + errors, advantages)
 
 
@@ -218,11 +224,34 @@ def retrace(
 
     Source: Munos et al., Safe and efficient off-policy reinforcement learning (2016), equation 3.
     """
+    r_t, discount_t, q_tm1, v_t, rho_tm1 = floats(r_t=r_t, discount_t=discount_t, q_tm1=q_tm1, v_t=v_t, rho_tm1=rho_tm1)
     # The trace of a transition belongs to the action that begins it, so a step's error decays by the next one's.
     c_t = jnp.append(trace(lambda_, None, r_t)[1:] * jnp.minimum(rho_tm1[1:], 1.0), 0.0)
     if truncated_t is not None:
         c_t = jnp.where(truncated_t, 0.0, c_t)
     return q_tm1 + decayed_sums(r_t + discount_t * v_t - q_tm1, discount_t * c_t)
+
+
+def floats(**segment: jax.Array) -> list[jax.Array]:
+    """The arrays of one segment in one dtype; integers, such as rewards of 0 and 1, become floats.
+
+    Raises:
+      ValueError: arrays that are not all of one shape [T], such as a batch, or T + 1 values.
+    """
+    shapes = {name: jnp.shape(x) for name, x in segment.items()}
+    if set(shapes.values()) != {(jnp.size(segment["r_t"]),)} or not jnp.size(segment["r_t"]):
+        raise ValueError(
+            f"The arrays of a segment have one shape, [T], but these have {shapes}: give T of each, the values v_tm1 of"
+            " the states acted in apart from the values v_t of the next ones, and jax.vmap for a batch."
+        )
+    dtypes = [jnp.result_type(x) for x in segment.values()]
+    dtype = jnp.result_type(*[dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)] or [float])
+    return [jnp.asarray(x, dtype) for x in segment.values()]
+
+
+def capped(rho: jax.Array, cap: Scalar) -> jax.Array:
+    """min(cap, rho) in the dtype of rho, also where the cap is a float64 tracer."""
+    return jnp.minimum(rho, jnp.asarray(cap, rho.dtype))
 
 
 def trace(lambda_: Scalar, truncated_t: jax.Array | None, like: jax.Array) -> jax.Array:

@@ -18,7 +18,7 @@ At pi = mu all of them are the policy gradient. Arrays may have any one shape: t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,18 @@ import jax.numpy as jnp
 Scalar = float | jax.Array
 Surrogate = Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array]
 SurrogateName = Literal["uncorrected", "importance", "truncated", "cispo", "masked", "clipped", "m2po", "decoupled"]
+
+
+def named(surrogate: SurrogateName | Surrogate) -> Surrogate:
+    """The function of this name, or the function that is given."""
+    if callable(surrogate):
+        return surrogate
+    if surrogate not in get_args(SurrogateName):
+        names = ", ".join(map(repr, get_args(SurrogateName)))
+        raise ValueError(
+            f"surrogate={surrogate!r}: choose one of {names}, or give a function of log-ratios, advantages and a mask."
+        )
+    return globals()[surrogate]
 
 
 def ratio(log_ratio: jax.Array) -> jax.Array:

@@ -1,6 +1,7 @@
 """A3C: plain textbook loops, probes, and what it accepts."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -204,7 +205,8 @@ def test_numbers_can_be_swept(x64):
             entropy_cost=weights[1],
             value_cost=weights[2],
             gae_lambda=weights[3],
-            max_grad_norm=weights[4].astype(jnp.float32),
+            max_grad_norm=weights[4],
+            optimizer=optax.rmsprop(0.1, decay=weights[0]),  # its state has to stay float32
         )
         return one_message(method)[1]["loss"][0]
 
@@ -274,10 +276,26 @@ def test_own_networks_get_raw_observations():
         ("CartPole-v1", {"core": "gru", "network": SMALL}, ["core='gru'", "network="]),
         ("CartPole-v1", {"num_envs": 0}, ["num_envs=0", "at least 1"]),
         ("CartPole-v1", {"unroll_length": -2}, ["unroll_length=-2", "at least 1"]),
+        ("CartPole-v1", {"num_envs": 2.5}, ["num_envs=2.5", "whole number"]),
+        ("CartPole-v1", {"discount": 1.01}, ["discount=1.01", "between 0 and 1"]),
+        ("CartPole-v1", {"gae_lambda": -0.1}, ["gae_lambda=-0.1", "between 0 and 1"]),
+        ("CartPole-v1", {"entropy_cost": -1.0}, ["entropy_cost=-1.0", "at least 0"]),
+        ("CartPole-v1", {"max_grad_norm": 0.0}, ["max_grad_norm=0.0", "above 0"]),
+        ("CartPole-v1", {"anneal_steps": 0}, ["anneal_steps=0", "above 0"]),
+        ("CartPole-v1", {"squash": True}, ["squash=True", "CartPole-v1", "discrete"]),
+        ("CartPole-v1", {"network": ActorCritic(5, MLP((8,)))}, ["network=ActorCritic", "((5,), ())", "((2,), ())"]),
+        ("Pendulum-v1", {"network": SMALL}, ["network=ActorCritic", "((2,), ())", "(((1,), (1,)), ())"]),
         ("CartPole", {}, ["CartPole-v1"]),
     ],
 )
 def test_errors_name_the_fix(env, options, words):
-    with pytest.raises(ValueError, match=r"env|core|num_envs|unroll_length") as caught:
-        a3c(env, **options)
+    with pytest.raises(ValueError, match=r"env|=") as caught:
+        a3c(env, **options).init(jax.random.key(0), 1)
     assert all(word in str(caught.value) for word in words), caught.value
+
+
+@pytest.mark.parametrize(("name", "value"), [("optimizer", None), ("optimizer", 1e-3), ("correction", optax.sgd)])
+def test_what_is_no_optax_transformation_is_named(name, value):
+    options: dict[str, Any] = {"optimizer": optax.sgd(0.1)} | {name: value}
+    with pytest.raises(TypeError, match=rf"{name}=.* is no optax transformation: give one, such as optax.adam"):
+        sgd(lambda w: w, 0.0, **options)

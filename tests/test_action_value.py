@@ -408,7 +408,9 @@ def test_numbers_can_be_swept(x64: bool) -> None:
             target_period=counts[0],
             epsilon_frames=counts[1],
             network=Table(),
-            optimizer=optax.sgd(0.1),
+            optimizer=optax.sgd(0.1, momentum=weights[1]),
+            max_grad_norm=weights[1],
+            anneal_steps=1e6 * weights[0],
         )
         _, metrics, shared = one_message(method)
         return metrics["loss"] + optax.tree.norm(shared.target)
@@ -459,9 +461,11 @@ def test_images_and_discrete_observations_trace_with_steady_types(name: str, env
         ("one_step_q", "CartPole-v1", {"discount": float("nan")}, ["discount=nan", "between 0 and 1"]),
         ("pqn", "CartPole-v1", {"trace_lambda": -0.1}, ["trace_lambda=-0.1", "between 0 and 1"]),
         ("one_step_q", "CartPole-v1", {"dueling": True, "network": SMALL}, ["dueling=True", "network="]),
+        ("one_step_q", "CartPole-v1", {"max_grad_norm": -1.0}, ["max_grad_norm=-1.0", "above 0"]),
+        ("n_step_q", "Acrobot-v1", {"network": SMALL}, ["network=QNetwork", "(2,)", "(3,)"]),
     ],
 )
 def test_errors_name_the_fix(name: str, env: str, options: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(ValueError, match=r"=") as caught:
-        METHODS[name](env, **options)
+        METHODS[name](env, **options).init(jax.random.key(0), 1)
     assert all(word in str(caught.value) for word in words), caught.value

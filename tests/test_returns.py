@@ -138,6 +138,49 @@ def test_returns_vmap_and_trace_their_hyperparameters():
     np.testing.assert_allclose(swept, np.stack(one_by_one))
 
 
+def every_return(r, discount, v_tm1, v_t):
+    rho, lambda_ = jnp.ones(len(r), jnp.float32), 0.5
+    return [
+        returns.lambda_returns(r, discount, v_t, lambda_),
+        returns.n_step_returns(r, discount, v_t, 2),
+        returns.gae(r, discount, v_tm1, v_t, lambda_),
+        *returns.vtrace(r, discount, v_tm1, v_t, rho, lambda_=lambda_),
+        returns.retrace(r, discount, v_tm1, v_t, rho, lambda_=lambda_),
+    ]
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.float64, np.float16])
+def test_rewards_and_values_of_any_numbers_are_the_same_numbers(dtype):
+    """Lambda is not rounded to the type of the rewards: 0.5 as an integer is 0."""
+    expected = every_return(R, DISCOUNT, V_TM1, V_T)
+    others = [np.asarray(x).astype(dtype) for x in (R, V_TM1, V_T)]
+    if dtype == np.float16:  # promotion of two floats is as strict as the user has it
+        with pytest.raises(Exception, match="no available implicit dtype promotion"):
+            every_return(others[0], DISCOUNT, *others[1:])
+        with jax.numpy_dtype_promotion("standard"):
+            got = every_return(others[0], DISCOUNT, *others[1:])
+    else:
+        got = every_return(others[0], DISCOUNT, *others[1:])
+    for x, y in zip(got, expected, strict=True):
+        assert x.dtype == jnp.float32
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: returns.gae(R, DISCOUNT, V_TM1, jnp.ones(6)), ["'v_t': (6,)", "give T of each"]),
+        (lambda: returns.lambda_returns(R[:, None], DISCOUNT[:, None], V_T[:, None]), ["'r_t': (5, 1)", "jax.vmap"]),
+        (lambda: returns.lambda_returns(R[:0], DISCOUNT[:0], V_T[:0]), ["'r_t': (0,)"]),
+        (lambda: returns.n_step_returns(R, DISCOUNT, V_T, 0), ["n=0", "at least 1"]),
+    ],
+)
+def test_errors_name_the_fix(call, words):
+    with pytest.raises(ValueError, match=words[0].replace("(", r"\(").replace(")", r"\)")) as caught:
+        call()
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
 def test_retrace_by_hand():
     """The trace of a step is the ratio of the action that begins it, cut at 1, at the end and at a truncation."""
     rho = jnp.array([9.0, 0.5, 9.0, 0.25, 2.0])

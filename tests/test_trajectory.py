@@ -341,7 +341,8 @@ def test_real_actions(factory, squash, step_size):
 def test_numbers_can_be_swept(factory, x64):
     def update(weights):
         options = {"discount": weights[0], "entropy_cost": weights[1], "value_cost": weights[2]}
-        options |= {"anneal_steps": 1e6 * weights[3], "max_grad_norm": weights[4].astype(jnp.float32)}
+        options |= {"anneal_steps": 1e6 * weights[3], "max_grad_norm": weights[4], "max_staleness": 3 * weights[4]}
+        options |= {"optimizer": optax.adam(weights[0], b1=weights[3], b2=weights[0])}  # its state stays float32
         own = {
             impala: ("trace_lambda", "clip_rho", "clip_c", "clip_pg_rho", "reward_clip"),
             ppo: ("gae_lambda", "clip", "value_clip"),
@@ -369,6 +370,12 @@ def test_numbers_can_be_swept(factory, x64):
         (lambda: ppo(CUT, num_minibatches=0), ["num_minibatches=0", "at least 1"]),
         (lambda: impala(CUT, unroll_length=0), ["unroll_length=0", "at least 1"]),
         (lambda: impala(CUT, surrogate="decoupled"), ["decoupled", "ppo"]),
+        (lambda: impala(CUT, surrogate="average"), ["surrogate='average'", "'truncated'", "'cispo'"]),  # type: ignore[arg-type]
+        (lambda: ppo(CUT, surrogate="none"), ["surrogate='none'", "'decoupled'"]),  # type: ignore[arg-type]
+        (lambda: impala(CUT, max_staleness=-1), ["max_staleness=-1", "at least 0"]),
+        (lambda: impala(CUT, reward_clip=0.0), ["reward_clip=0.0", "above 0"]),
+        (lambda: ppo(CUT, clip=-0.2), ["clip=-0.2", "at least 0"]),
+        (lambda: ppo(CUT, gae_lambda=95), ["gae_lambda=95", "between 0 and 1"]),
         (
             lambda: updated_once(ppo(CUT, **{**SGD, "num_minibatches": 3})),
             ["num_minibatches=3", "2 segments", "divisor"],

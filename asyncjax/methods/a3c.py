@@ -14,15 +14,12 @@ from asyncjax.actor_critic import collect, distribution, forward, make_agent, st
 from asyncjax.environment import Environment, make_env
 from asyncjax.method import Method, Metrics, PyTree
 from asyncjax.methods.gradient import gradient_method
+from asyncjax.methods.options import check_options
 from asyncjax.networks import Core
-from asyncjax.rollout import Rollout, Trajectory, require_at_least_one
+from asyncjax.rollout import Rollout, Trajectory
+from asyncjax.surrogates import like
 
 Number = float | jax.Array
-
-
-def scaled(weight: Number, x: jax.Array) -> jax.Array:
-    """Weight * x in the dtype of x, also where the weight is a float64 tracer."""
-    return jnp.asarray(weight, x.dtype) * x
 
 
 def default_optimizer() -> optax.GradientTransformation:
@@ -79,7 +76,8 @@ def a3c(
       that ended in the segment), `policy_loss`, `value_loss`, `entropy` (means per step), `loss` and `grad_norm`.
 
     Raises:
-      ValueError: an action space that is neither discrete nor one vector, or a count below 1.
+      ValueError: an action space that is neither discrete nor one vector, options that exclude each other, or a
+        number out of its range.
 
     Example:
       >>> import jax, asyncjax as aj
@@ -91,7 +89,8 @@ def a3c(
     Source: Mnih et al., Asynchronous methods for deep reinforcement learning (2016), algorithm S3. Here a worker steps
     `num_envs` environments instead of one, and the defaults are tuned for that (the paper's return is gae_lambda = 1).
     """
-    require_at_least_one(num_envs=num_envs, unroll_length=unroll_length)
+    check_options(num_envs=num_envs, unroll_length=unroll_length, discount=discount, gae_lambda=gae_lambda)
+    check_options(entropy_cost=entropy_cost, value_cost=value_cost, anneal_steps=anneal_steps)
     agent = make_agent(make_env(env), network, core, squash)
 
     def trajectory_loss(params: PyTree, trajectory: Trajectory) -> tuple[jax.Array, Metrics]:
@@ -105,8 +104,8 @@ def a3c(
             "value_loss": 0.5 * jnp.sum(jnp.square(advantage + baseline - v_tm1)),
             "entropy": jnp.sum(pi.entropy()),
         }
-        total = terms["policy_loss"] + scaled(value_cost, terms["value_loss"]) - scaled(entropy_cost, terms["entropy"])
-        return total, terms
+        total = terms["policy_loss"] + like(value_cost, v_tm1) * terms["value_loss"]
+        return total - like(entropy_cost, v_tm1) * terms["entropy"], terms
 
     def sample(params: PyTree, worker: Rollout) -> tuple[Trajectory, Rollout, Metrics]:
         worker, trajectory, episodes = collect(agent, params, worker, unroll_length)

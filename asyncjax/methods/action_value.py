@@ -17,7 +17,6 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from asyncjax import returns
@@ -26,10 +25,11 @@ from asyncjax.distributions import argmax
 from asyncjax.environment import Environment, make_env, require_discrete_actions
 from asyncjax.method import Method, Metrics, Policy, PyTree
 from asyncjax.methods.gradient import annealed, gradient_method
+from asyncjax.methods.options import check_options
 from asyncjax.methods.target_network import Count, TargetView, with_target_network
+from asyncjax.networks import check_output
 from asyncjax.q_networks import q_network
-from asyncjax.rollout import Rollout, Trajectory, init_rollout, next_values, require_at_least_one, unroll
-from asyncjax.traced import concrete
+from asyncjax.rollout import Rollout, Trajectory, init_rollout, next_values, unroll
 
 Number = float | jax.Array
 Value = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -123,17 +123,22 @@ def action_value_method(
       `q_value`, `epsilon`, `loss` and `grad_norm`.
     """
     env = make_env(env)
-    require_discrete_actions(env, "an action-value method")
+    num_actions = require_discrete_actions(env, "an action-value method")
     if network is not None and dueling:
         raise ValueError("dueling=True is for the default network: build it into network=, or leave one of them out.")
-    _check(num_envs, unroll_length, discount, trace_lambda, target_period, epsilon_frames, final_epsilon)
+    check_options(num_envs=num_envs, unroll_length=unroll_length, discount=discount, trace_lambda=trace_lambda)
+    check_options(target_period=target_period, epsilon_frames=epsilon_frames, final_epsilon=final_epsilon)
+    check_options(max_grad_norm=max_grad_norm, anneal_steps=anneal_steps)
     net = q_network(env, dueling) if network is None else network
     q_values: Callable[[PyTree, PyTree], jax.Array] = net.apply  # type: ignore[assignment]
     tx = default_optimizer(num_envs * unroll_length) if optimizer is None else optimizer
 
     def init_params(key: jax.Array) -> PyTree:
         init_key, reset_key = jax.random.split(key)
-        return net.init(init_key, env.reset(reset_key)[1])
+        observation = env.reset(reset_key)[1]
+        params = net.init(init_key, observation)
+        check_output(net, (num_actions,), params, observation)
+        return params
 
     def init_worker(key: jax.Array) -> Worker:
         rollout_key, epsilon_key = jax.random.split(key)
@@ -262,22 +267,3 @@ def draw_final_epsilon(key: jax.Array, final_epsilon: Number | None) -> jax.Arra
         return jnp.asarray(final_epsilon, jnp.float32)
     values, probabilities = (jnp.array(x, jnp.float32) for x in (FINAL_EPSILONS, THEIR_PROBABILITIES))
     return jax.random.choice(key, values, p=probabilities)
-
-
-def _check(
-    num_envs: int,
-    unroll_length: int,
-    discount: Number,
-    trace_lambda: Number,
-    target_period: Count | None,
-    epsilon_frames: Count,
-    final_epsilon: Number | None,
-) -> None:
-    counts = {"num_envs": num_envs, "unroll_length": unroll_length}
-    counts |= {"target_period": target_period, "epsilon_frames": epsilon_frames}
-    known_counts = {name: concrete(count) for name, count in counts.items() if count is not None}
-    require_at_least_one(**{name: int(np.min(count)) for name, count in known_counts.items() if count is not None})
-    for name, number in {"discount": discount, "trace_lambda": trace_lambda, "final_epsilon": final_epsilon}.items():
-        known = None if number is None else concrete(number)
-        if known is not None and not np.all((known >= 0) & (known <= 1)):
-            raise ValueError(f"{name}={number} has to lie between 0 and 1.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,6 +12,9 @@ import optax
 
 from asyncjax.exact import apart
 from asyncjax.method import Halves, Method, Metrics, Policy, PyTree, Stale
+from asyncjax.methods.options import check_options
+
+UNCHANGED = optax.GradientTransformation(lambda params: (), lambda updates, state, params=None: (updates, state))
 
 
 class Learner(NamedTuple):
@@ -76,22 +80,18 @@ def gradient_method(
     Returns:
       A Method with metrics `loss` and `grad_norm` (before clipping), Float[T, G], and those of the loss.
     """
-    tx = promoting(optax.with_extra_args_support(optimizer))
-    fix = promoting(optax.with_extra_args_support(optax.identity() if correction is None else correction))
+    check_options(max_grad_norm=max_grad_norm, anneal_messages=anneal_messages)
+    tx, fix = transformation(optimizer=optimizer), transformation(correction=correction or UNCHANGED)
 
     def init(key: jax.Array, num_workers: int) -> tuple[Learner, Any]:
         params_key, workers_key = jax.random.split(key)
         params = init_params(params_key)
         workers = jax.vmap(lambda w: init_worker(jax.random.fold_in(workers_key, w)))(jnp.arange(num_workers))
-        learner = Learner(
-            params,
-            opt_state=() if private_optimizer else tx.init(params),
-            correction_state=() if correction is None else fix.init(params),
-            messages=() if anneal_messages is None else jnp.int32(0),
-        )
+        count = () if anneal_messages is None else jnp.int32(0)
         if not private_optimizer:
-            return learner, workers
-        return learner, Private(workers, jax.vmap(lambda _: tx.init(params))(jnp.arange(num_workers)))
+            return Learner(params, tx.init(params), fix.init(params), count), workers
+        opt_states = jax.vmap(lambda _: tx.init(params))(jnp.arange(num_workers))
+        return Learner(params, (), fix.init(params), count), Private(workers, opt_states)
 
     def gradient(params: PyTree, data: PyTree) -> tuple[PyTree, Metrics]:
         (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params, data)
@@ -109,48 +109,26 @@ def gradient_method(
         updates, opt_state = tx.update(grads, local.opt_state, params, staleness=jnp.int32(0), stale_params=params)
         return updates, Private(worker, opt_state), metrics
 
-    def corrected(shared: Learner, messages: PyTree, stale: Stale) -> tuple[PyTree, PyTree]:
-        """The corrected messages, or the only one, and the correction's state."""
-        if correction is None:
-            return only(messages) if alone(stale) else messages, ()
-
-        def one(state: PyTree, message: tuple[PyTree, Stale]) -> tuple[PyTree, PyTree]:
-            gradient, (read, staleness) = message
-            gradient, state = fix.update(gradient, state, shared.params, staleness=staleness, stale_params=read)
-            return state, gradient
-
-        if alone(stale):
-            state, message = one(shared.correction_state, only((messages, stale)))
-            return message, state
-        state, messages = jax.lax.scan(one, shared.correction_state, (messages, stale))
-        return messages, state
-
-    def apply_gradients(shared: Learner, messages: PyTree, stale: Stale) -> Learner:
-        stale_params, staleness = only(stale) if alone(stale) else stale
-        updates, opt_state = tx.update(
-            mean(messages, stale), shared.opt_state, shared.params, staleness=staleness, stale_params=stale_params
-        )
-        return stepped(shared, updates, opt_state, stale)
-
-    def add_updates(shared: Learner, messages: PyTree, stale: Stale) -> Learner:
-        return stepped(shared, mean(messages, stale), (), stale)
+    def step(shared: Learner, messages: PyTree, stale: Stale) -> Learner:
+        updates, opt_state, count = mean(messages, stale), (), shared.messages
+        if not private_optimizer:
+            read, staleness = only(stale) if alone(stale) else stale
+            known = {"staleness": staleness, "stale_params": read}
+            updates, opt_state = tx.update(updates, shared.opt_state, shared.params, **known)
+        if anneal_messages is not None:
+            left = annealed(count, anneal_messages)
+            updates = jax.tree.map(lambda x: left.astype(x.dtype) * x, updates)
+            count = count + stale.staleness.shape[0]
+        return Learner(moved(shared.params, updates), opt_state, (), count)
 
     def apply(shared: Learner, messages: PyTree, stale: Stale) -> tuple[Learner, Metrics]:
+        if correction is None:
+            messages, state = only(messages) if alone(stale) else messages, ()
+        else:
+            messages, state = corrected(fix, shared, messages, stale)
         # Apart, the step is the same arithmetic whatever is computed beside it: corrections, telemetry, the next view.
-        step = add_updates if private_optimizer else apply_gradients
-        messages, correction_state = corrected(shared, messages, stale)
-        plain = shared._replace(correction_state=())
-        return apart(step, stale.staleness[0] >= 0, plain, messages, stale)._replace(
-            correction_state=correction_state
-        ), {}
-
-    def stepped(shared: Learner, updates: PyTree, opt_state: PyTree, stale: Stale) -> Learner:
-        messages = shared.messages
-        if anneal_messages is not None:
-            left = annealed(messages, anneal_messages)
-            updates = jax.tree.map(lambda x: left.astype(x.dtype) * x, updates)
-            messages = messages + stale.staleness.shape[0]
-        return Learner(optax.apply_updates(shared.params, updates), opt_state, (), messages)
+        after = apart(step, stale.staleness[0] >= 0, shared._replace(correction_state=()), messages, stale)
+        return after._replace(correction_state=state), {}
 
     return Method(
         init=init,
@@ -162,17 +140,50 @@ def gradient_method(
     )
 
 
-def promoting(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
-    """Lets optax mix integers and floats, as Adam's step count does, where a user forbids implicit promotion."""
+def corrected(
+    correction: optax.GradientTransformationExtraArgs, shared: Learner, messages: PyTree, stale: Stale
+) -> tuple[PyTree, PyTree]:
+    """The messages of a group, or the only one, each corrected after the one before it, and the correction's state."""
 
-    def standard(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with jax.numpy_dtype_promotion("standard"):
-                return function(*args, **kwargs)
+    def one(state: PyTree, message: tuple[PyTree, Stale]) -> tuple[PyTree, PyTree]:
+        gradient, (read, staleness) = message
+        gradient, state = correction.update(gradient, state, shared.params, staleness=staleness, stale_params=read)
+        return state, gradient
 
-        return call
+    if alone(stale):
+        state, message = one(shared.correction_state, only((messages, stale)))
+        return message, state
+    state, messages = jax.lax.scan(one, shared.correction_state, (messages, stale))
+    return messages, state
 
-    return optax.GradientTransformationExtraArgs(standard(tx.init), standard(tx.update))
+
+def transformation(**given: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """An argument, by its name, as a transformation that takes extra arguments and keeps its state's dtypes.
+
+    Optax mixes integers and floats, as Adam's step count does: it may, where a user forbids implicit promotion. A
+    decay that is a float64 tracer would make a state of float64.
+    """
+    ((name, tx),) = given.items()
+    if not (hasattr(tx, "init") and hasattr(tx, "update")):
+        raise TypeError(f"{name}={reprlib.repr(tx)} is no optax transformation: give one, such as optax.adam(1e-3).")
+    tx = optax.with_extra_args_support(tx)
+
+    def init(params: PyTree) -> PyTree:
+        with jax.numpy_dtype_promotion("standard"):
+            return tx.init(params)
+
+    def update(updates: PyTree, state: PyTree, params: PyTree = None, **known: Any) -> tuple[PyTree, PyTree]:
+        with jax.numpy_dtype_promotion("standard"):
+            updates, new = tx.update(updates, state, params, **known)
+        return updates, jax.tree.map(lambda x, old: jnp.asarray(x, jnp.asarray(old).dtype), new, state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def moved(params: PyTree, updates: PyTree) -> PyTree:
+    """The parameters after a step, in their own dtypes, also where the step size is a float64 tracer."""
+    with jax.numpy_dtype_promotion("standard"):
+        return optax.apply_updates(params, updates)
 
 
 def annealed(count: jax.Array, end: float | jax.Array) -> jax.Array:
@@ -195,7 +206,8 @@ def clipped(grads: PyTree, max_grad_norm: float | jax.Array | None) -> tuple[PyT
     """The gradient scaled down to this global norm, if there is one, and the norm that it had."""
     norm = optax.tree.norm(grads)
     if max_grad_norm is not None:
-        grads, _ = optax.clip_by_global_norm(max_grad_norm).update(grads, optax.EmptyState())  # type: ignore[arg-type]
+        limit: Any = jnp.asarray(max_grad_norm, norm.dtype)
+        grads, _ = optax.clip_by_global_norm(limit).update(grads, optax.EmptyState())
     return grads, norm
 
 

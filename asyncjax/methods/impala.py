@@ -13,15 +13,12 @@ from asyncjax import surrogates
 from asyncjax.actor_critic import make_agent
 from asyncjax.environment import Environment, make_env
 from asyncjax.method import Method, Metrics, PyTree
+from asyncjax.methods.a3c import default_optimizer
+from asyncjax.methods.options import check_options
 from asyncjax.methods.trajectory import Number, evaluate_segment, staleness_metrics, trajectory_method
 from asyncjax.networks import Core
 from asyncjax.rollout import Trajectory
 from asyncjax.surrogates import Surrogate, SurrogateName, average, like
-
-
-def default_optimizer() -> optax.GradientTransformation:
-    """What `optimizer=None` means."""
-    return optax.rmsprop(3e-3, decay=0.99, eps=1e-2)
 
 
 def impala(
@@ -40,7 +37,7 @@ def impala(
     value_cost: Number = 0.25,
     reward_clip: Number | None = None,
     max_grad_norm: Number | None = 10.0,
-    max_staleness: int | None = None,
+    max_staleness: int | jax.Array | None = None,
     anneal_steps: Number | None = None,
     correction: optax.GradientTransformation | None = None,
     core: Core | None = None,
@@ -56,7 +53,7 @@ def impala(
 
     Args:
       env: an environment, or a gymnax id.
-      optimizer: any optax transformation; None is `default_optimizer()`, RMSProp with a step size of 3e-3.
+      optimizer: any optax transformation; None is `a3c.default_optimizer()`, RMSProp with a step size of 3e-3.
       num_envs: environments per worker, stepped together; at least 1.
       unroll_length: steps per environment and message, T; at least 1.
       discount: of future rewards per step, in [0, 1].
@@ -71,7 +68,8 @@ def impala(
       reward_clip: rewards are clipped to [-reward_clip, reward_clip] for learning; None learns from them as they are.
       max_grad_norm: the gradient is scaled down to this global norm; None never does.
       max_staleness: messages computed on older parameters than so many updates are rejected; None takes all.
-      anneal_steps: environment steps of all workers after which the step size has fallen linearly to 0; None never.
+      anneal_steps: environment steps of all workers, rejected ones left out, after which the step size has fallen
+        linearly to 0; None never.
       correction: an optax transformation of every message's gradient, see `asyncjax.corrections`; for groups of G it
         takes G gradients instead of one. Scaling and dropping suit it; delay compensation does not, as the gradient
         is at the newest parameters already.
@@ -87,7 +85,8 @@ def impala(
       `grad_norm`, `rejected`, and of the ratios r `ratio_mean`, `ratio_max`, `effective_sample_size` and `kl`.
 
     Raises:
-      ValueError: an action space that is neither discrete nor one vector, or a count below 1.
+      ValueError: an action space that is neither discrete nor one vector, options that exclude each other, or a
+        number out of its range.
 
     Example:
       >>> import jax, asyncjax as aj
@@ -101,9 +100,11 @@ def impala(
     """
     if surrogate == "decoupled":
         raise ValueError("surrogate='decoupled' is about several epochs over the data: use asyncjax.ppo for it.")
+    check_options(discount=discount, trace_lambda=trace_lambda, clip_rho=clip_rho, clip_c=clip_c)
+    check_options(clip_pg_rho=clip_pg_rho, entropy_cost=entropy_cost, value_cost=value_cost, reward_clip=reward_clip)
     agent = make_agent(make_env(env), network, core, squash)
     caps = {"cap": clip_pg_rho} if surrogate == "truncated" else {}
-    policy_loss = partial(getattr(surrogates, surrogate) if isinstance(surrogate, str) else surrogate, **caps)
+    policy_loss = partial(surrogates.named(surrogate), **caps)
 
     def evaluate(params: PyTree, trajectory: Trajectory) -> tuple:
         if reward_clip is not None:

@@ -59,7 +59,7 @@ def one_step_sarsa(
       that ended in the segment), `q_value` (mean of Q(s_t, a_t)), `epsilon`, `loss` and `grad_norm`.
 
     Raises:
-      ValueError: actions that are not discrete, a count below 1, or a number outside [0, 1].
+      ValueError: actions that are not discrete, options that exclude each other, or a number out of its range.
 
     Example:
       >>> import jax, asyncjax as aj

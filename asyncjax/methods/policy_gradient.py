@@ -13,10 +13,12 @@ from asyncjax import returns
 from asyncjax.actor_critic import collect, distribution, forward, make_agent, start
 from asyncjax.environment import Environment, make_env
 from asyncjax.method import Method, Metrics, PyTree
-from asyncjax.methods.a3c import Number, scaled
+from asyncjax.methods.a3c import Number
 from asyncjax.methods.gradient import gradient_method
+from asyncjax.methods.options import check_options
 from asyncjax.networks import Core
-from asyncjax.rollout import Rollout, Trajectory, require_at_least_one
+from asyncjax.rollout import Rollout, Trajectory
+from asyncjax.surrogates import like
 
 
 def default_optimizer() -> optax.GradientTransformation:
@@ -74,8 +76,8 @@ def policy_gradient(
       per step), `loss` and `grad_norm`.
 
     Raises:
-      ValueError: an action space that is neither discrete nor one vector, a count below 1, or whole episodes in an
-        environment without a time limit.
+      ValueError: an action space that is neither discrete nor one vector, options that exclude each other, a number out
+        of its range, or whole episodes in an environment without a time limit.
 
     Example:
       >>> import jax, asyncjax as aj
@@ -94,7 +96,8 @@ def policy_gradient(
         raise ValueError(
             f"unroll_length=None plays whole episodes, but env={env.name!r} states no time limit: set unroll_length."
         )
-    require_at_least_one(num_envs=num_envs, unroll_length=length)
+    check_options(num_envs=num_envs, unroll_length=length, discount=discount, anneal_steps=anneal_steps)
+    check_options(entropy_cost=entropy_cost, value_cost=value_cost)
     agent = make_agent(env, network, core, squash)
 
     def trajectory_loss(params: PyTree, trajectory: Trajectory) -> tuple[jax.Array, Metrics]:
@@ -123,9 +126,9 @@ def policy_gradient(
     def loss(params: PyTree, trajectory: Trajectory) -> tuple[jax.Array, Metrics]:
         counts, terms = jax.vmap(trajectory_loss, in_axes=(None, 1))(params, trajectory)
         per_step = {name: jnp.sum(term) / jnp.sum(counts) for name, term in terms.items()}
-        total = per_step["policy_loss"] - scaled(entropy_cost, per_step["entropy"])
+        total = per_step["policy_loss"] - like(entropy_cost, counts) * per_step["entropy"]
         if baseline:
-            total = total + scaled(value_cost, per_step["value_loss"])
+            total = total + like(value_cost, counts) * per_step["value_loss"]
         return total, per_step
 
     return gradient_method(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from asyncjax import surrogates
 from asyncjax.actor_critic import forward, make_agent
 from asyncjax.environment import Environment, make_env
 from asyncjax.method import Method, Metrics, PyTree
+from asyncjax.methods.options import check_options
 from asyncjax.methods.trajectory import Number, evaluate_segment, staleness_metrics, trajectory_method
 from asyncjax.networks import Core
 from asyncjax.rollout import Trajectory
@@ -59,7 +61,7 @@ def ppo(
     value_clip: Number | None = None,
     normalize_advantages: bool = True,
     vtrace: bool = False,
-    max_staleness: int | None = None,
+    max_staleness: int | jax.Array | None = None,
     entropy_cost: Number = 0.01,
     value_cost: Number = 0.5,
     max_grad_norm: Number | None = 0.5,
@@ -97,7 +99,8 @@ def ppo(
       entropy_cost: weight of the entropy bonus, which keeps the policy exploring; at least 0.
       value_cost: weight of the value's squared error; at least 0.
       max_grad_norm: a minibatch's gradient is scaled down to this global norm; None never does.
-      anneal_steps: environment steps of all workers after which the step size has fallen linearly to 0; None never.
+      anneal_steps: environment steps of all workers, rejected ones left out, after which the step size has fallen
+        linearly to 0; None never.
       correction: an optax transformation of every message's gradient, see `asyncjax.corrections`; for groups of G it
         takes G gradients instead of one. Scaling and dropping suit it; delay compensation does not, as the gradient
         is at the newest parameters already.
@@ -114,8 +117,8 @@ def ppo(
       `effective_sample_size`, `kl`; and `rejected`, messages.
 
     Raises:
-      ValueError: an action space that is neither discrete nor one vector, a count below 1, or a group whose segments
-        can not be divided into `num_minibatches`.
+      ValueError: an action space that is neither discrete nor one vector, options that exclude each other, a number out
+        of its range, or a group whose segments can not be divided into `num_minibatches`.
 
     Example:
       >>> import jax, asyncjax as aj
@@ -127,16 +130,13 @@ def ppo(
     Source: Schulman et al., Proximal policy optimization (2017); Hilton et al., Batch size-invariance for policy
     optimization (2022) for the decoupled loss; Petrenko et al., Sample Factory (2020) for asynchrony.
     """
+    check_options(discount=discount, gae_lambda=gae_lambda, clip=clip, value_clip=value_clip)
+    check_options(entropy_cost=entropy_cost, value_cost=value_cost)
     agent = make_agent(make_env(env), network, core, squash)
+    surrogate_loss: Callable[..., jax.Array] = surrogates.named(surrogate)
+    if surrogate in ("clipped", "decoupled"):
+        surrogate_loss = partial(surrogate_loss, clip=clip, reciprocal=reciprocal_clip)
     settings = {"discount": discount, "lambda_": gae_lambda, "caps": (1.0, 1.0) if vtrace else None}
-
-    def policy_loss(log_ratio: jax.Array, advantage: jax.Array, batch: Batch, counts: jax.Array) -> jax.Array:
-        function = getattr(surrogates, surrogate) if isinstance(surrogate, str) else surrogate
-        if surrogate in ("clipped", "decoupled"):
-            function = partial(function, clip=clip, reciprocal=reciprocal_clip)
-        if surrogate == "decoupled":
-            function = partial(function, log_proximal=batch.log_proximal)
-        return function(log_ratio, advantage, counts)
 
     def prepare(params: PyTree, rows: Trajectory, accepted: jax.Array) -> tuple[Batch, Metrics]:
         segment = jax.vmap(partial(evaluate_segment, agent, params, **settings))(rows)
@@ -148,24 +148,18 @@ def ppo(
         log_ratio = pi.log_prob(batch.trajectory.action) - batch.trajectory.extra
         counts = jnp.broadcast_to(accepted[:, None], value.shape)
         advantage = normalized(batch.advantage, counts) if normalize_advantages else batch.advantage
-        moved = log_ratio - batch.log_proximal if surrogate == "decoupled" else log_ratio
+        decoupled = surrogate == "decoupled"
+        moved = log_ratio - batch.log_proximal if decoupled else log_ratio
+        proximal = {"log_proximal": batch.log_proximal} if decoupled else {}
         terms = {
-            "policy_loss": policy_loss(log_ratio, advantage, batch, counts),
-            "value_loss": average(value_error(value, batch), counts),
+            "policy_loss": surrogate_loss(log_ratio, advantage, counts, **proximal),
+            "value_loss": average(value_error(value, batch, value_clip), counts),
             "entropy": average(pi.entropy(), counts),
         }
         total = terms["policy_loss"] + like(value_cost, value) * terms["value_loss"]
         outside = jnp.abs(ratio(moved) - 1.0) > like(clip, value)
         clip_fraction = average(outside.astype(value.dtype), counts)
         return total - like(entropy_cost, value) * terms["entropy"], {**terms, "clip_fraction": clip_fraction}
-
-    def value_error(value: jax.Array, batch: Batch) -> jax.Array:
-        error = jnp.square(batch.target - value)
-        if value_clip is not None:
-            limit = like(value_clip, value)
-            near = batch.value + jnp.clip(value - batch.value, -limit, limit)
-            error = jnp.maximum(error, jnp.square(batch.target - near))
-        return 0.5 * error
 
     return trajectory_method(
         agent,
@@ -181,6 +175,16 @@ def ppo(
         anneal_steps=anneal_steps,
         correction=correction,
     )
+
+
+def value_error(value: jax.Array, batch: Batch, clip: Number | None) -> jax.Array:
+    """Half the squared error of the values, or of those kept within `clip` of the old ones where that is more."""
+    error = jnp.square(batch.target - value)
+    if clip is not None:
+        limit = like(clip, value)
+        near = batch.value + jnp.clip(value - batch.value, -limit, limit)
+        error = jnp.maximum(error, jnp.square(batch.target - near))
+    return 0.5 * error
 
 
 def normalized(x: jax.Array, where: jax.Array) -> jax.Array:

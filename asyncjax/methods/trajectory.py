@@ -15,8 +15,9 @@ from asyncjax.actor_critic import Agent, collect, distribution, forward, start
 from asyncjax.data_parallel import Divide, divide_rows
 from asyncjax.exact import apart
 from asyncjax.method import Halves, Method, Metrics, PyTree, Stale
-from asyncjax.methods.gradient import alone, annealed, clipped, only, promoting
-from asyncjax.rollout import Rollout, Trajectory, require_at_least_one
+from asyncjax.methods.gradient import UNCHANGED, alone, annealed, clipped, moved, only, transformation
+from asyncjax.methods.options import check_options
+from asyncjax.rollout import Rollout, Trajectory
 from asyncjax.surrogates import ratio
 from asyncjax.telemetry.quantities import ratio_statistics
 
@@ -54,7 +55,7 @@ def trajectory_method(
     epochs: int = 1,
     num_minibatches: int = 1,
     max_grad_norm: Number | None = None,
-    max_staleness: int | None = None,
+    max_staleness: int | jax.Array | None = None,
     anneal_steps: Number | None = None,
     correction: optax.GradientTransformation | None = None,
 ) -> Method:
@@ -86,17 +87,16 @@ def trajectory_method(
       A Method with metrics `grad_norm` (before clipping, mean over the minibatches), `rejected` (messages) and those of
       `collect`, `prepare` and `loss`.
     """
-    require_at_least_one(num_envs=num_envs, unroll_length=unroll_length, epochs=epochs, num_minibatches=num_minibatches)
-    tx = promoting(optax.with_extra_args_support(optimizer))
-    fix = promoting(optax.with_extra_args_support(optax.identity() if correction is None else correction))
+    check_options(num_envs=num_envs, unroll_length=unroll_length, epochs=epochs, num_minibatches=num_minibatches)
+    check_options(max_grad_norm=max_grad_norm, max_staleness=max_staleness, anneal_steps=anneal_steps)
+    tx, fix = transformation(optimizer=optimizer), transformation(correction=correction or UNCHANGED)
 
     def init(key: jax.Array, num_workers: int) -> tuple[Learner, Rollout]:
         params_key, workers_key, shuffle_key = jax.random.split(key, 3)
         params = agent.init(params_key)
         keys = jax.vmap(lambda w: jax.random.fold_in(workers_key, w))(jnp.arange(num_workers))
         workers = jax.vmap(lambda key: start(agent, key, num_envs))(keys)
-        corrector = () if correction is None else fix.init(params)
-        return Learner(params, tx.init(params), shuffle_key, jnp.int32(0), corrector), workers
+        return Learner(params, tx.init(params), shuffle_key, jnp.int32(0), fix.init(params)), workers
 
     def work(params: PyTree, rollout: Rollout) -> tuple[Trajectory, Rollout, Metrics]:
         rollout, trajectory, metrics = collect(
@@ -129,8 +129,7 @@ def trajectory_method(
 
     def apply(divide: Divide, shared: Learner, messages: Trajectory, stale: Stale) -> tuple[Learner, Metrics]:
         stale_params, staleness = only(stale) if alone(stale) else stale
-        limit = jnp.iinfo(jnp.int32).max if max_staleness is None else max_staleness
-        fresh_enough = stale.staleness <= limit
+        fresh_enough = within(stale.staleness, max_staleness)
         accepted = jnp.repeat(fresh_enough, num_envs)
         message = jnp.repeat(jnp.arange(len(fresh_enough), dtype=jnp.int32), num_envs)
         batch, prepared = prepare(shared.params, as_rows(messages), accepted)
@@ -151,7 +150,7 @@ def trajectory_method(
                 grads, corrector = corrected(params, corrector, minibatch, rows, stale, per_message)
             updates, opt_state = tx.update(grads, opt_state, params, **known)
             updates = jax.tree.map(lambda x: x * step_size.astype(x.dtype), updates)
-            updated = (optax.apply_updates(params, updates), opt_state, corrector)
+            updated = (moved(params, updates), opt_state, corrector)
             return where(rows.accepted.any(), updated, learner), metrics
 
         key, order_key = jax.random.split(shared.key)
@@ -247,7 +246,7 @@ def evaluate_segment(
     log_ratio = pi.log_prob(trajectory.action) - trajectory.extra
     baseline = jax.lax.stop_gradient(v_tm1)
     rho = jnp.ones_like(log_ratio) if caps is None else jax.lax.stop_gradient(ratio(log_ratio))
-    clip_rho, clip_c = (jnp.asarray(cap, rho.dtype) for cap in caps or (1.0, 1.0))
+    clip_rho, clip_c = caps or (1.0, 1.0)
     discount_t, truncated = returns.discounts(trajectory.terminated, discount), trajectory.truncated
     seen = returns.vtrace(
         trajectory.reward,
@@ -272,6 +271,13 @@ def staleness_metrics(log_ratio: jax.Array, accepted: jax.Array) -> Metrics:
     """
     found = ratio_statistics(log_ratio, where=accepted[:, None])
     return {name: found[name] for name in ("ratio_mean", "ratio_max", "effective_sample_size", "kl")}
+
+
+def within(staleness: jax.Array, limit: Number | None) -> jax.Array:
+    """Whether messages are as fresh as this, Bool[G]; None takes all."""
+    if limit is None:
+        return staleness <= jnp.iinfo(jnp.int32).max
+    return staleness.astype(jnp.float32) <= jnp.asarray(limit, jnp.float32)
 
 
 def take(tree: PyTree, rows: jax.Array) -> PyTree:

@@ -1,0 +1,41 @@
+"""The numeric options of methods: which numbers they may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from asyncjax.traced import concrete
+
+
+class Range(NamedTuple):
+    """The numbers that an option may be, in words and as a condition."""
+
+    words: str
+    holds: Callable[[np.ndarray], np.ndarray]
+
+
+FRACTION = Range("a number between 0 and 1", lambda x: (x >= 0) & (x <= 1))
+NOT_NEGATIVE = Range("a number of at least 0", lambda x: x >= 0)
+POSITIVE = Range("a number above 0", lambda x: x > 0)
+COUNT = Range("at least 1", lambda x: x >= 1)
+WHOLE = Range("a whole number of at least 1", lambda x: (x.dtype.kind in "iu") & (x >= 1))
+
+RANGES: dict[str, Range] = {
+    **dict.fromkeys(("num_envs", "unroll_length", "epochs", "num_minibatches"), WHOLE),
+    **dict.fromkeys(("target_period", "epsilon_frames"), COUNT),
+    **dict.fromkeys(("discount", "gae_lambda", "trace_lambda", "epsilon", "final_epsilon"), FRACTION),
+    **dict.fromkeys(("entropy_cost", "value_cost", "max_staleness"), NOT_NEGATIVE),
+    **dict.fromkeys(("clip", "value_clip", "clip_rho", "clip_c", "clip_pg_rho"), NOT_NEGATIVE),
+    **dict.fromkeys(("max_grad_norm", "anneal_steps", "anneal_messages", "reward_clip"), POSITIVE),
+}
+
+
+def check_options(**options: Any) -> None:
+    """Raises ValueError for an option, by name, outside its range; None passes, and what a transformation hides."""
+    for name, value in options.items():
+        known = None if value is None else concrete(value)
+        if known is not None and not np.all(RANGES[name].holds(known)):
+            raise ValueError(f"{name}={value}: give {RANGES[name].words}.")

@@ -141,15 +141,13 @@ class RemoteTeam(Team):
         try:
             return super()._work(thread, workers, read, view, local, begin)
         except Lost as lost:
-            with self.commit_lock:
-                self.coordinator.read[thread] = (
-                    min(read) - 1
-                )  # the read is lost too, so that the worker may begin again
+            with self.buffer.commit_lock:
+                self.coordinator.read[thread] = min(read) - 1  # lost, too, so that the worker may begin again
             self.processes.replace(lost)
             return []
 
     def _stop(self, threads: Sequence[threading.Thread]) -> None:
-        self.stopping.set()  # so that no thread replaces what now ends
+        self.buffer.stopping.set()  # so that no thread replaces what now ends
         self.processes.stop()
         super()._stop(threads)
 

@@ -65,7 +65,7 @@ def run_threads(
       service: artificial service times: a job then takes at least that many seconds.
       devices: where the threads run, round robin; the buffer lives on the first, or where `data_parallel` has put
         it. All local ones by default.
-      timeout: seconds that one job may take before the run is given up.
+      timeout: seconds that one job or one commit may take before the run is given up.
       state: where to continue, from an earlier run's callback.
       callback: called in this thread with a `Chunk` after about every `chunk_size` updates, and with
         what is left when the run ends, fails or is interrupted.
@@ -79,7 +79,7 @@ def run_threads(
     Raises:
       ValueError: for arguments that no run could follow.
       FloatingPointError: after the first update that made the view non-finite, naming the worker.
-      TimeoutError: naming the worker that did not finish a job in time.
+      TimeoutError: naming the worker that did not finish a job in time, or the writer.
       Whatever a worker raises, with a note that names the worker.
 
     Example:

@@ -257,6 +257,31 @@ def test_a_stuck_worker_is_named_with_the_timeout_that_may_be_raised() -> None:
     assert_replayable(chunks)
 
 
+def test_a_stuck_update_ends_the_run_too() -> None:
+    released, applied, chunks = threading.Event(), list[int](), list[aj.Chunk]()
+
+    def count(value: np.ndarray) -> np.ndarray:
+        applied.append(1)
+        if len(applied) == 6:
+            released.wait()
+        return value
+
+    def apply(shared: Any, messages: jax.Array, stale: aj.Stale) -> Any:
+        message = jax.pure_callback(count, jax.ShapeDtypeStruct((), jnp.float32), messages[0])
+        return HOSTED.apply(shared, message[None], stale)
+
+    sized = {"num_workers": WORKERS, "num_updates": ENDLESS, "timeout": 0.3}
+    try:
+        with pytest.raises(TimeoutError, match=r"writer has been busy with one commit .* at update 5; timeout=0\.3 s"):
+            aj.run_threads(HOSTED._replace(apply=apply), KEY, callback=chunks.append, **sized)
+    finally:
+        released.set()
+        for thread in threading.enumerate():
+            if thread.name.startswith("worker"):
+                thread.join()
+    assert joined(chunks)[1].num_updates == 5
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The caller stops the run
 

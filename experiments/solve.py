@@ -18,13 +18,15 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 import asyncjax as aj
 from asyncjax.mdp import AnyMDP
 from asyncjax.solvers import Progress, Solution
+from asyncjax.solvers.solution import Certifies
+from asyncjax.solvers.solve import Backend, MethodName
 
 Grid = tuple[int, int]
 
@@ -49,8 +51,6 @@ PROBLEMS: dict[str, Callable[[int], tuple[AnyMDP, Grid | None]]] = {
     "perishable_inventory": lambda n: (aj.mdp.perishable_inventory(n or 2), None),
 }
 
-MethodName = Literal["modified_policy_iteration", "policy_iteration", "gauss_seidel", "jacobi", "anderson", "async"]
-
 
 @dataclass
 class Arguments:
@@ -66,9 +66,9 @@ class Arguments:
     """Method."""
     tolerance: float = 1e-6
     """The error to certify."""
-    certifies: Literal["values", "policy"] = "values"
+    certifies: Certifies = "values"
     """Whether that is asked of the values, or of what the policy loses."""
-    backend: Literal["host", "jax"] | None = None
+    backend: Backend | None = None
     """host: compiled sparse products. jax: XLA. None: what suits problem and machine."""
     max_seconds: float = float("inf")
     """Stop after this time, with the bound that holds then."""
@@ -210,5 +210,5 @@ if __name__ == "__main__":
 
     try:
         main(tyro.cli(Arguments, description=__doc__))
-    except ValueError as error:
+    except (ValueError, TypeError, FloatingPointError) as error:
         sys.exit(f"error: {error}")

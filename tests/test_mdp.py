@@ -227,6 +227,14 @@ def test_problems_have_states_and_actions():
         aj.mdp.check_function(nothing)
 
 
+def test_shapes_that_do_not_fit_say_which_would():
+    square = np.tile(np.eye(3), (2, 1, 1))
+    with pytest.raises(ValueError, match=r"reward has shape \(3, 2\); use \[A, S\] = \(2, 3\), or \[S\]"):
+        aj.mdp.from_arrays(square, np.zeros((3, 2)))
+    with pytest.raises(ValueError, match=r"the matrix of action 1 has shape \(2, 2\); use \(3, 3\) for all"):
+        aj.mdp.from_scipy([sparse.eye_array(3), sparse.eye_array(2)], np.zeros((2, 3)))
+
+
 def test_types_are_checked():
     with pytest.raises(TypeError, match="successor has type float64; use integers"):
         aj.mdp.check(aj.mdp.two_state()._replace(successor=np.zeros((2, 2, 2))))

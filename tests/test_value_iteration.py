@@ -225,6 +225,20 @@ def test_asynchronous_policy_iteration_cycles_unless_repaired(repaired: bool) ->
     np.testing.assert_allclose(error[-period:], error[-2 * period : -period], rtol=1e-5)
 
 
+@pytest.mark.parametrize("repaired", [False, True])
+def test_the_order_of_the_actions_does_not_matter_to_policy_iteration(repaired: bool) -> None:
+    """Also where the first is not available, and an evaluation has not yet read what its worker improved."""
+    mdp, schedule = aj.mdp.inventory(), aj.schedules.fixed_delay(400, 5, 2)
+    backwards = aj.MDP(*(array[::-1] for array in mdp))
+    one, two = (
+        aj.emulate(aj.policy_iteration(problem, 0.5, num_evaluations=2, repaired=repaired), schedule, KEY).shared
+        for problem in (mdp, backwards)
+    )
+    np.testing.assert_allclose(one.values, aj.mdp.exact_values(mdp, 0.5), rtol=1e-5)
+    np.testing.assert_allclose(two.values, one.values, rtol=1e-5)
+    np.testing.assert_array_equal(two.policy, mdp.num_actions - 1 - one.policy)
+
+
 @hypothesis.given(data=st.data(), start=st.sampled_from([-50.0, 0.0, 50.0]))
 @hypothesis.settings(max_examples=10)
 def test_repaired_policy_iteration_converges_from_anywhere(data: st.DataObject, start: float) -> None:
@@ -293,7 +307,7 @@ def test_the_study_keeps_to_the_bounds_and_draws(monkeypatch: pytest.MonkeyPatch
         (lambda: aj.rtdp(BROKEN, 0.9), "state 0, action 0: its probabilities sum to 2.0"),
         (lambda: aj.tabular_q(BROKEN, 0.9), "state 0, action 0: its probabilities sum to 2.0"),
         (lambda: aj.value_iteration(GARNET, 1.0), "some policy never comes to an end"),
-        (lambda: aj.value_iteration(GARNET, 0.9, num_leaves=0), "num_leaves=0: use at least 1"),
+        (lambda: aj.value_iteration(GARNET, 0.9, num_leaves=0), "num_leaves=0: give a positive number"),
         (lambda: aj.value_iteration(GARNET, 0.9, order="best"), "order='best': choose"),  # type: ignore[arg-type]
         (lambda: aj.policy_iteration(GARNET, 0.9, num_evaluations=-1), "num_evaluations=-1: use at least 0"),
         (lambda: aj.rtdp(aj.mdp.random_walk(3), 1.0), "pass initial_values="),

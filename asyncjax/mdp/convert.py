@@ -65,11 +65,11 @@ def from_scipy(transition: Sequence[Any], reward: Any) -> MDP:
     matrices, reward = [sparse.csr_array(matrix) for matrix in transition], np.asarray(reward, np.float64)
     if not matrices or not reward.size:
         raise ValueError(f"{len(matrices)} matrices, rewards {reward.shape}: use at least one action and one state.")
-    num_actions, num_states = len(matrices), np.atleast_1d(reward).shape[-1]
+    num_actions, num_states = len(matrices), matrices[0].shape[0]
     for action, matrix in enumerate(matrices):
         if matrix.shape != (num_states, num_states):
             raise ValueError(
-                f"the matrix of action {action} has shape {matrix.shape}; the reward has S = {num_states}: use [S, S]."
+                f"the matrix of action {action} has shape {matrix.shape}; use {(num_states,) * 2} for all."
             )
     if reward.shape not in ((num_actions, num_states), (num_states,)):
         raise ValueError(f"reward has shape {reward.shape}; use [A, S] = {(num_actions, num_states)}, or [S].")

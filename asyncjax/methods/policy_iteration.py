@@ -99,7 +99,9 @@ def policy_iteration(
 
     def init(key: jax.Array, num_workers: int) -> tuple[Policies, Owner]:
         values = starting_values(mdp, initial_values)
-        shared = Policies(values, values, jnp.zeros(mdp.num_states, jnp.int32))
+        # With delays an evaluation may come before any improvement: of the first action that is available.
+        available = ~jnp.isneginf(action_values(mdp, values, discount))
+        shared = Policies(values, values, jnp.argmax(available, axis=0).astype(jnp.int32))
         return shared, owners(key, num_workers, mdp.num_states, num_blocks)
 
     def work(view: Policies, owner: Owner) -> tuple[Operation, Owner, Metrics]:

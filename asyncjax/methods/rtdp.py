@@ -10,15 +10,7 @@ import numpy as np
 
 from asyncjax.mdp.core import MDP, AnyMDP, action_values
 from asyncjax.method import Array, Method, Metrics, Stale
-from asyncjax.methods.value_iteration import (
-    Block,
-    Number,
-    Values,
-    check_problem,
-    distance,
-    in_order,
-    starting_values,
-)
+from asyncjax.methods.value_iteration import Block, Number, Values, check_problem, starting_values, write_blocks
 from asyncjax.methods.walk import make_walk
 
 
@@ -99,8 +91,7 @@ def rtdp(
 
     def apply(shared: Values, messages: Block, stale: Stale) -> tuple[Values, Metrics]:
         del stale
-        values = in_order(lambda values, block: values.at[block.states].set(block.values), shared.values, messages)
-        return Values(values), {} if reference is None else {"error": distance(values, reference)}
+        return write_blocks(shared, messages, reference)
 
     return Method(init=init, view=lambda shared: shared.values, work=work, apply=apply)
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from asyncjax.checks import check_counts
 from asyncjax.mdp.check import check, check_discount
 from asyncjax.mdp.core import MDP, AnyMDP, bellman
 from asyncjax.method import Array, Method, Metrics, PyTree, Stale
@@ -129,18 +130,14 @@ def value_iteration(
 
     def apply(shared: Values, messages: Block, stale: Stale) -> tuple[Values, Metrics]:
         del stale
-        values = in_order(lambda values, block: values.at[block.states].set(block.values), shared.values, messages)
-        metrics = {} if reference is None else {"error": distance(values, reference)}
-        return Values(values), metrics
+        return write_blocks(shared, messages, reference)
 
     return Method(init=init, view=view, work=work, apply=apply)
 
 
 def check_problem(mdp: AnyMDP, discount: Number, **counts: int | None) -> None:
     """Raises for arrays that are no problem, for a discount at which it has no values, and for counts below 1."""
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise ValueError(f"{name}={count}: use at least 1.")
+    check_counts(**counts)
     if isinstance(mdp, MDP) and not is_traced(mdp):
         check(mdp, None if is_traced(discount) else float(discount))
     elif not is_traced(discount) and discount != 1:
@@ -176,6 +173,12 @@ def next_states(owner: Owner, count: int) -> tuple[jax.Array, Owner]:
         return owner.states, owner._replace(count=owner.count + 1)
     cursor = owner.count * count + jnp.arange(count, dtype=jnp.int32)
     return owner.states[cursor % owner.size], owner._replace(count=owner.count + 1)
+
+
+def write_blocks(shared: Values, messages: Block, reference: Array | None) -> tuple[Values, Metrics]:
+    """Writes the messages' values; the metric `error` if there is a reference."""
+    values = in_order(lambda values, block: values.at[block.states].set(block.values), shared.values, messages)
+    return Values(values), {} if reference is None else {"error": distance(values, reference)}
 
 
 def in_order(write: Callable[[PyTree, PyTree], PyTree], shared: PyTree, messages: PyTree) -> PyTree:

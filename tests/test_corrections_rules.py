@@ -221,6 +221,21 @@ def test_dana_zero_reads_what_dana_slim_has(group_size: int) -> None:
     assert_close(zero.metrics, slim.metrics, 1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [(corrections.gap_aware, 1 / 8), (corrections.adaptive_delay_compensation, 1 + 2.0 * 7 / 8)],
+)
+def test_running_means_are_right_in_half_precision(make: Callable[[], Any], expected: float, dtype: str) -> None:
+    """Constant gradients of 1 and steps of 1/8, which all dtypes have exactly, at a staleness of 7."""
+    correction, one = make(), jnp.ones((), dtype)
+    update, state = jax.jit(correction.update), correction.init(jnp.zeros((), dtype))
+    for t in range(200):
+        now, then = (jnp.asarray(max(t - tau, 0) / 8, dtype) for tau in (0, 7))
+        out, state = update(one, state, now, staleness=jnp.int32(7), stale_params=then)
+    np.testing.assert_allclose(float(out), expected, rtol=1e-3)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Parts of the parameters
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from asyncjax.corrections.per_message import Message, Number, at_least, below_one, like, number, per_message
+from asyncjax.corrections.per_message import Message, Number, at_least, below_one, like, number, per_message, wide
 from asyncjax.method import PyTree
 
 
@@ -60,12 +60,12 @@ def adaptive_delay_compensation(
 
     def update(message: Message, mean_square: PyTree) -> tuple[PyTree, PyTree]:
         def average(ms: jax.Array, g: jax.Array) -> jax.Array:
-            m = like(number(decay), g)
+            m, g = like(number(decay), ms), wide(g)
             return m * ms + (1 - m) * g * g
 
         def compensate(g: jax.Array, ms: jax.Array, now: jax.Array, then: jax.Array) -> jax.Array:
             gap = now - then  # where it is 0 so is the compensation, even if the root is 0, too
-            root = jnp.sqrt(ms + like(number(eps), g))
+            root = jnp.sqrt(ms + like(number(eps), ms)).astype(g.dtype)
             return g + jnp.where(gap == 0, 0, like(number(strength), g) * g * g / root * gap)
 
         mean_square = jax.tree.map(average, mean_square, message.gradient)
@@ -73,7 +73,7 @@ def adaptive_delay_compensation(
         return corrected, mean_square
 
     name = "adaptive_delay_compensation"
-    return per_message(name, lambda params: jax.tree.map(jnp.zeros_like, params), update, needs_params=True)
+    return per_message(name, _zeros, update, needs_params=True)
 
 
 class Steps(NamedTuple):
@@ -105,10 +105,10 @@ def gap_aware(decay: Number = 0.99) -> optax.GradientTransformationExtraArgs:
     below_one(decay=decay)
 
     def init(params: PyTree) -> Steps:
-        return Steps(params, jax.tree.map(jnp.zeros_like, params), number(0.0))
+        return Steps(params, _zeros(params), number(0.0))
 
     def update(message: Message, steps: Steps) -> tuple[PyTree, Steps]:
-        step = jax.tree.map(lambda new, old: jnp.abs(new - old), message.params, steps.params)
+        step = jax.tree.map(lambda new, old: jnp.abs(wide(new) - wide(old)), message.params, steps.params)
         moved = jnp.any(jnp.stack([jnp.any(s > 0) for s in jax.tree.leaves(step)]))  # once per group, not per message
         m = jnp.where(moved, number(decay), 1)
         total = jax.tree.map(lambda c, s: like(m, s) * c + like(1 - m, s) * s, steps.total, step)
@@ -116,12 +116,17 @@ def gap_aware(decay: Number = 0.99) -> optax.GradientTransformationExtraArgs:
 
         def shrink(g: jax.Array, now: jax.Array, then: jax.Array, c: jax.Array) -> jax.Array:
             usual = jnp.where(c > 0, c, 1)  # an element that never moved has no gap, either
-            return g / (jnp.abs(now - then) / usual * like(weight, g) + 1)
+            return g / like(jnp.abs(wide(now) - wide(then)) / usual * like(weight, c) + 1, g)
 
         corrected = jax.tree.map(shrink, message.gradient, message.params, message.stale_params, total)
         return corrected, Steps(message.params, total, weight)
 
     return per_message("gap_aware", init, update, needs_params=True)
+
+
+def _zeros(params: PyTree) -> PyTree:
+    """Where running means over messages begin."""
+    return jax.tree.map(lambda x: jnp.zeros_like(wide(x)), params)
 
 
 class ClosedLoop(NamedTuple):

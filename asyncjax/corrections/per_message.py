@@ -112,6 +112,11 @@ def like(value: jax.Array, x: jax.Array) -> jax.Array:
     return value.astype(x.dtype)
 
 
+def wide(x: jax.Array) -> jax.Array:
+    """The same numbers in at least float32, for running means: small changes of one in half precision are lost."""
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
+
+
 def at_least(minimum: float, **arguments: Any) -> None:
     """Raises ValueError for an argument whose value is known and below the minimum, or NaN."""
     for name, value in arguments.items():

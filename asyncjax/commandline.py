@@ -140,6 +140,11 @@ def describe_tuned(method: str, values: dict[str, Any]) -> str:
 
 def make_env_from(env: str, params: tuple[str, ...] | list[str]) -> Environment:
     """The environment of the options, with parameters given as "name=value"."""
+    return make_env(env, **values_of(params))
+
+
+def values_of(params: tuple[str, ...] | list[str]) -> dict[str, Any]:
+    """Parameters given as "name=value", by name."""
     values = {}
     for param in params:
         name, equals, value = param.partition("=")
@@ -151,7 +156,7 @@ def make_env_from(env: str, params: tuple[str, ...] | list[str]) -> Environment:
             raise ValueError(
                 f"env_params={param!r}: {value!r} is no number, None, True, False or 'word' in quotes."
             ) from error
-    return make_env(env, **values)
+    return values
 
 
 def make_optimizer(name: str | None, learning_rate: Any) -> optax.GradientTransformation | None:

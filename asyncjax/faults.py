@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from asyncjax.checks import check_whole
+from asyncjax.checks import check_key, check_whole
 from asyncjax.schedules import Schedule, check, is_realizable, round_robin, sequential
 
 Finish = Callable[[int, float, float], float]
@@ -154,6 +154,7 @@ def storms(schedule: Schedule, key: jax.Array, calm: float, storm: float, factor
       storm: mean seconds of a storm, exponentially distributed.
       factor: how many times as long work takes in a storm; at least 1.
     """
+    check_key(key)
     _check_positive(calm=calm, storm=storm)
     if not factor >= 1:
         raise ValueError(f"factor={factor}: in a storm work takes longer; use a factor of at least 1.")
@@ -311,6 +312,8 @@ def _after_own_message(worker: np.ndarray) -> np.ndarray:
 
 def _workers(schedule: Schedule, worker: int | Sequence[int]) -> list[int]:
     workers = np.atleast_1d(np.asarray(worker))
+    for one in workers.tolist():
+        check_whole(worker=one)
     if np.any((workers < 0) | (workers >= schedule.num_workers)):
         raise ValueError(f"worker={worker}: the schedule has the workers 0 to {schedule.num_workers - 1}.")
     return workers.tolist()

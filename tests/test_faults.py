@@ -192,6 +192,8 @@ def test_a_recorded_trace_file_can_be_edited(tmp_path: Path) -> None:
     ("edit", "sentence"),
     [
         (lambda s: faults.drop(s, 7), "worker=7: the schedule has the workers 0 to 2"),
+        (lambda s: faults.drop(s, 0.5), "worker=0.5: give a whole number"),  # type: ignore[arg-type]
+        (lambda s: faults.storms(s, 7, 1.0, 1.0, 2.0), r"key=7 is no random key"),  # type: ignore[arg-type]
         (lambda s: faults.slow(s, [1.0, 2.0]), "one for each of the 3 workers"),
         (lambda s: faults.slow(s, 0.0), "factor=0.0: give a positive number"),
         (lambda s: faults.pause(s, 0, 3.0, 2.0), "a pause ends after it starts"),

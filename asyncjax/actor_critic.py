@@ -70,19 +70,18 @@ def make_agent(
         logits Float[A], or (mean, log_std), each Float[D]. One with a method `initial_carry() -> Carry`
         has a memory: (Carry, observation) -> (Carry, (head, value)). None is `networks.actor_critic(env, core)`.
       core: the memory of the default network: "gru", "lstm", or None for none.
-      squash: bound real actions by tanh instead of clipping them.
+      squash: bound real actions by tanh instead of clipping them. The distribution, its log-probabilities and entropy,
+        is of the action before either, so ratios of policies are the same.
 
     Returns:
       An Agent.
 
     Raises:
-      ValueError: for another action space, a core beside a network of one's own, or squashed discrete actions; from
+      ValueError: for another action space, a core beside a network of one's own, or `squash` without bounds; from
         `init`, for a network with another output.
     """
     if network is not None and core is not None:
         raise ValueError(f"core={core!r} is for the default network: put it into network= instead, or leave one out.")
-    if squash and isinstance(env.action_space, Discrete):
-        raise ValueError(f"squash=True bounds real actions, and those of env={env.name!r} are discrete: leave it out.")
     draw, distribution, to_env = action_head(env, squash)
     net = networks.actor_critic(env, core) if network is None else network
     initial_carry: Callable[[], PyTree] = getattr(net, "initial_carry", tuple)
@@ -117,6 +116,7 @@ def action_head(env: Environment, squash: bool = False) -> tuple[Callable, Calla
     """(noise for sampling, network head -> distribution, drawn action -> the environment's) of an action space."""
     space = env.action_space
     if isinstance(space, Discrete):
+        require_bounds(env, squash, False)
         return lambda key, shape: gumbel(key, (*shape, space.num_values)), Categorical, lambda action: action
     if not isinstance(space, Box) or len(space.shape) > 1:
         raise ValueError(
@@ -124,12 +124,15 @@ def action_head(env: Environment, squash: bool = False) -> tuple[Callable, Calla
             " real ones. Wrap the environment so that its actions are one of the two."
         )
     bounded = np.isfinite(space.low) & np.isfinite(space.high)
+    require_bounds(env, squash, bool(bounded.any()))
     low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
     centre, half_width = np.float32((low + high) / 2), np.float32((high - low) / 2)
 
     def to_env(action: jax.Array) -> jax.Array:
         inside = jnp.tanh(action) if squash else jnp.clip(action, -1.0, 1.0)
-        shaped = jnp.where(bounded, inside.reshape(space.shape), action.reshape(space.shape))
+        low, high = (jnp.asarray(bound, action.dtype) for bound in (space.low, space.high))
+        free = jnp.clip(action.reshape(space.shape), low, high)  # one of the two may be finite
+        shaped = jnp.where(bounded, inside.reshape(space.shape), free)
         return jnp.asarray(centre + half_width * shaped, space.dtype)
 
     size = int(np.prod(space.shape))
@@ -141,6 +144,15 @@ def head_shape(env: Environment) -> Any:
     if isinstance(env.action_space, Discrete):
         return (env.action_space.num_values,)
     return ((math.prod(env.action_space.shape),),) * 2
+
+
+def require_bounds(env: Environment, squash: bool, bounded: bool) -> None:
+    """Raises ValueError for actions to be squashed into bounds that they do not have."""
+    if squash and not bounded:
+        raise ValueError(
+            f"squash=True bounds real actions, and those of env={env.name!r}, {env.action_space}, have no bounds: leave"
+            " it out."
+        )
 
 
 def has_memory(carry: PyTree) -> bool:

@@ -126,6 +126,11 @@ def test_actions_keep_to_the_bounds():
     unbounded = Box(np.full(1, -np.inf, np.float32), np.full(1, np.inf, np.float32), (1,), np.dtype(np.float32))
     _, _, to_env = action_head(env._replace(action_space=unbounded))
     np.testing.assert_allclose(to_env(jnp.array([99.0])), [99.0])
+    from_zero = Box(np.zeros(1, np.float32), np.full(1, np.inf, np.float32), (1,), np.dtype(np.float32))
+    _, _, to_env = action_head(env._replace(action_space=from_zero))
+    np.testing.assert_allclose([to_env(jnp.array([x]))[0] for x in (-99.0, 99.0)], [0.0, 99.0])
+    with pytest.raises(ValueError, match=r"squash=True .*NearestNumber.* have no bounds: leave it out"):
+        action_head(env._replace(action_space=from_zero), squash=True)
 
 
 def test_whole_episodes_need_a_time_limit():

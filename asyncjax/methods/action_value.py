@@ -25,13 +25,12 @@ from asyncjax.distributions import argmax
 from asyncjax.environment import Environment, make_env, require_discrete_actions
 from asyncjax.method import Method, Metrics, Policy, PyTree
 from asyncjax.methods.gradient import annealed, gradient_method
-from asyncjax.methods.options import check_options
-from asyncjax.methods.target_network import Count, TargetView, with_target_network
+from asyncjax.methods.options import Count, Number, check_options
+from asyncjax.methods.target_network import TargetView, with_target_network
 from asyncjax.networks import check_output
 from asyncjax.q_networks import q_network
 from asyncjax.rollout import Rollout, Trajectory, init_rollout, next_values, unroll
 
-Number = float | jax.Array
 Value = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 Data = tuple[Trajectory, jax.Array]  # a segment, and the actions chosen in its bootstrap observations
 
@@ -119,7 +118,8 @@ def action_value_method(
         It is what `value` gets for the last state; without `commit`, that is another draw.
 
     Returns:
-      A Method whose view is (params, target, frames), with the work metrics `episodes`, `return_sum`, `length_sum`,
+      A Method whose view is (params, target, frames) and whose policy is greedy, or given a key takes a uniform action
+      with probability 0.05, with the work metrics `episodes`, `return_sum`, `length_sum`,
       `q_value`, `epsilon`, `loss` and `grad_norm`.
     """
     env = make_env(env)

@@ -14,8 +14,8 @@ from asyncjax.actor_critic import make_agent
 from asyncjax.environment import Environment, make_env
 from asyncjax.method import Method, Metrics, PyTree
 from asyncjax.methods.a3c import default_optimizer
-from asyncjax.methods.options import check_options
-from asyncjax.methods.trajectory import Number, evaluate_segment, staleness_metrics, trajectory_method
+from asyncjax.methods.options import Count, Number, check_options
+from asyncjax.methods.trajectory import evaluate_segment, staleness_metrics, trajectory_method
 from asyncjax.networks import Core
 from asyncjax.rollout import Trajectory
 from asyncjax.surrogates import Surrogate, SurrogateName, average, like
@@ -37,7 +37,7 @@ def impala(
     value_cost: Number = 0.25,
     reward_clip: Number | None = None,
     max_grad_norm: Number | None = 10.0,
-    max_staleness: int | jax.Array | None = None,
+    max_staleness: Count | None = None,
     anneal_steps: Number | None = None,
     correction: optax.GradientTransformation | None = None,
     core: Core | None = None,

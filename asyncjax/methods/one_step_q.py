@@ -7,7 +7,8 @@ import optax
 
 from asyncjax.environment import Environment
 from asyncjax.method import Method
-from asyncjax.methods.action_value import Count, Number, action_value_method, double_value, greedy_value
+from asyncjax.methods.action_value import action_value_method, double_value, greedy_value
+from asyncjax.methods.options import Count, Number
 
 
 def one_step_q(

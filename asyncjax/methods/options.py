@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from asyncjax.traced import concrete
+
+Number = float | jax.Array
+Count = int | jax.Array
 
 
 class Range(NamedTuple):

@@ -13,9 +13,8 @@ from asyncjax import returns
 from asyncjax.actor_critic import collect, distribution, forward, make_agent, start
 from asyncjax.environment import Environment, make_env
 from asyncjax.method import Method, Metrics, PyTree
-from asyncjax.methods.a3c import Number
 from asyncjax.methods.gradient import gradient_method
-from asyncjax.methods.options import check_options
+from asyncjax.methods.options import Number, check_options
 from asyncjax.networks import Core
 from asyncjax.rollout import Rollout, Trajectory
 from asyncjax.surrogates import like

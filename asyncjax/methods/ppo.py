@@ -15,8 +15,8 @@ from asyncjax import surrogates
 from asyncjax.actor_critic import forward, make_agent
 from asyncjax.environment import Environment, make_env
 from asyncjax.method import Method, Metrics, PyTree
-from asyncjax.methods.options import check_options
-from asyncjax.methods.trajectory import Number, evaluate_segment, staleness_metrics, trajectory_method
+from asyncjax.methods.options import Count, Number, check_options
+from asyncjax.methods.trajectory import evaluate_segment, staleness_metrics, trajectory_method
 from asyncjax.networks import Core
 from asyncjax.rollout import Trajectory
 from asyncjax.surrogates import Surrogate, SurrogateName, average, like, ratio
@@ -61,7 +61,7 @@ def ppo(
     value_clip: Number | None = None,
     normalize_advantages: bool = True,
     vtrace: bool = False,
-    max_staleness: int | jax.Array | None = None,
+    max_staleness: Count | None = None,
     entropy_cost: Number = 0.01,
     value_cost: Number = 0.5,
     max_grad_norm: Number | None = 0.5,

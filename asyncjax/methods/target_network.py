@@ -10,8 +10,7 @@ import jax.numpy as jnp
 
 from asyncjax.method import Halves, Method, Metrics, Policy, PyTree, Stale
 from asyncjax.methods.gradient import Learner
-
-Count = int | jax.Array
+from asyncjax.methods.options import Count
 
 
 class TargetLearner(NamedTuple):

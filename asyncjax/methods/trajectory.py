@@ -16,12 +16,11 @@ from asyncjax.data_parallel import Divide, divide_rows
 from asyncjax.exact import apart
 from asyncjax.method import Halves, Method, Metrics, PyTree, Stale
 from asyncjax.methods.gradient import UNCHANGED, alone, annealed, clipped, moved, only, transformation
-from asyncjax.methods.options import check_options
+from asyncjax.methods.options import Count, Number, check_options
 from asyncjax.rollout import Rollout, Trajectory
 from asyncjax.surrogates import ratio
 from asyncjax.telemetry.quantities import ratio_statistics
 
-Number = float | jax.Array
 Prepare = Callable[[PyTree, Trajectory, jax.Array], tuple[PyTree, Metrics]]
 Loss = Callable[[PyTree, PyTree, jax.Array], tuple[jax.Array, Metrics]]
 
@@ -55,7 +54,7 @@ def trajectory_method(
     epochs: int = 1,
     num_minibatches: int = 1,
     max_grad_norm: Number | None = None,
-    max_staleness: int | jax.Array | None = None,
+    max_staleness: Count | None = None,
     anneal_steps: Number | None = None,
     correction: optax.GradientTransformation | None = None,
 ) -> Method:

@@ -51,10 +51,13 @@ def parse_space(specifications: Iterable[str], kinds: dict[str, Any]) -> Space:
         name, equals, text = specification.partition("=")
         name = name.strip().replace("-", "_")
         if name not in kinds:
-            raise ValueError(f"{specification!r}: there is no option {name!r} to vary; there are {', '.join(kinds)}.")
+            raise ValueError(
+                f"{specification!r}: there is no option {name!r} to vary; there are {', '.join(kinds) or 'none'}."
+            )
         if not equals or not text or name in space:
             raise ValueError(f"{specification!r}: write each name once, as name=value,value or name=low..high[:log].")
-        space[name] = _range(specification, text, kinds[name]) if ".." in text else _values(text, kinds[name])
+        read = _range if ".." in text else _values
+        space[name] = read(specification, text, kinds[name])
     return space
 
 
@@ -107,18 +110,18 @@ def _sample(values: list[Any] | Range, rng: np.random.Generator) -> Any:
 
 def _range(specification: str, text: str, kind: Any) -> Range:
     bounds, _, scale = text.partition(":")
-    low, high = (_value(x, kind) for x in bounds.split("..", 1))
+    low, high = (_value(specification, x, kind) for x in bounds.split("..", 1))
     numbers = all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in (low, high))
     if not numbers or not low < high or scale not in ("", "log") or (scale and low <= 0):
         raise ValueError(f"{specification!r}: a range is low..high with low < high, and low > 0 where :log follows.")
     return Range(low, high, scale == "log")
 
 
-def _values(text: str, kind: Any) -> list[Any]:
-    return [_value(part, kind) for part in text.split(",")]
+def _values(specification: str, text: str, kind: Any) -> list[Any]:
+    return [_value(specification, part, kind) for part in text.split(",")]
 
 
-def _value(text: str, kind: Any) -> Any:
+def _value(specification: str, text: str, kind: Any) -> Any:
     """A value of an option from its text: a number, a truth value, None or a word."""
     kinds = set(_flat(kind))
     try:
@@ -131,7 +134,8 @@ def _value(text: str, kind: Any) -> Any:
     usual = type(value) in kinds or value in words or Any in kinds or (value is None and type(None) in kinds)
     if not usual:
         names = sorted(x if isinstance(x, str) else getattr(x, "__name__", str(x)) for x in kinds)
-        raise ValueError(f"{text!r} is none of: {', '.join(names)}.")
+        text_of_kinds = ", ".join(names).replace("NoneType", "None")
+        raise ValueError(f"{specification!r}: {text!r} is none of: {text_of_kinds}.")
     return value
 
 

@@ -28,7 +28,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from spaces import Space, choices_by_optuna, choices_of, parse_space
+from spaces import Range, Space, choices_by_optuna, choices_of, parse_space
 from train import exit_code, prepare_jax
 
 import asyncjax as aj
@@ -146,7 +146,9 @@ def run(name: str, args: Args, path: Path, argv: list[str]) -> aj.Table:
     factory, env = commandline.factories()[name], commandline.make_env_from(args["env"], args["env_params"])
     spaces = spaces_of(factory, args)
     settings = choices_of(spaces["grid"], spaces["random"], args["samples"])
-    make_schedule(env, {**args, "total_steps": 1, "key": jax.random.key(0)})  # raises where options do not go together
+    for setting in settings:  # raises where options do not go together
+        make_schedule(env, {**args, **setting, "total_steps": 1, "key": jax.random.key(0)})
+    check_against(args["against"], spaces)
     record(path, {"method": name, "argv": argv, **args})
     sweep = sweep_of(factory, env, args, [name for space in spaces.values() for name in space], path / "runs")
     # Connected once, as Optuna's choices are a sweep for each batch.
@@ -160,9 +162,23 @@ def spaces_of(factory: Callable[..., aj.Method], args: Args) -> dict[str, Space]
     of_sweep, of_method = typing.get_type_hints(Sweep), typing.get_type_hints(commandline.options(factory))
     kinds = {**of_method, **{name: of_sweep[name] for name in OF_SCHEDULE if name in of_sweep}}
     spaces = {kind: parse_space(args[kind], kinds) for kind in ("grid", "random", "optuna")}
+    for space in spaces.values():
+        rates = space.get("learning_rate", [])
+        for rate in [rates.low] if isinstance(rates, Range) else rates:
+            commandline.make_optimizer(None, rate)  # raises where it is not positive, which traced ones can not
     if spaces["optuna"] and (spaces["grid"] or spaces["random"]):
         raise ValueError("--optuna can not be combined with --grid or --random: name everything that varies there.")
     return spaces
+
+
+def check_against(against: tuple[str, ...], spaces: dict[str, Space]) -> None:
+    """Raises ValueError for settings to compare with that there will not be: not when everything has run."""
+    varied = {name: values for space in spaces.values() for name, values in space.items()}
+    for specification in against:
+        for name, chosen in parse_space([specification], dict.fromkeys(varied, Any)).items():
+            values = varied[name]
+            if isinstance(values, list) and isinstance(chosen, list) and chosen[0] not in values:
+                raise ValueError(f"--against {specification}: {name} varies over {values}; choose one of them.")
 
 
 def sweep_of(

@@ -176,7 +176,8 @@ def explain(error: Exception, advice: str) -> int:
     mistake = ours and isinstance(error, (ValueError, TypeError, ImportError))
     if not mistake and not isinstance(error, (FloatingPointError, OSError, TimeoutError)):
         traceback.print_exception(error)
-    notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
+    # JAX's note, after a line of dashes, is on tracebacks.
+    notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()) if not note.startswith("---"))
     print(f"\nError: {error}{notes}{advice}", file=sys.stderr)
     return 2 if mistake else 1
 

@@ -125,7 +125,7 @@ def test_values_have_the_types_of_their_options() -> None:
         ("speed=1", "no option 'speed'.*learning_rate"),
         ("learning_rate", "name=value"),
         ("learning_rate=", "name=value"),
-        ("delay=1.5", "'1.5' is none of"),
+        ("delay=1.5", "'delay=1.5': '1.5' is none of: None, int"),
         ("core=rnn", "'rnn' is none of: .*gru, lstm"),
         ("learning_rate=1e-2..1e-4:log", "low < high"),
         ("learning_rate=0..1:log", "low > 0"),
@@ -148,6 +148,14 @@ def test_bad_commands_are_told_what_to_do(tmp_path: Path) -> None:
         sweep.main(["a3c", *TINY, "--group-size", "2", "--delay", "0", *where])
     with pytest.raises(ValueError, match="batch=0: give a positive number"):  # Optuna would be asked for ever
         sweep.main(["a3c", *TINY, "--optuna", "learning_rate=1e-4..1e-2", "--batch", "0", *where])
+    with pytest.raises(ValueError, match=r"learning_rate=-1\.0: a step size is positive"):
+        sweep.main(["a3c", *TINY, "--grid", "learning_rate=1e-3,-1", *where])
+    with pytest.raises(ValueError, match="num_envs=0: use at least 1"):
+        sweep.main(["a3c", *TINY, "--grid", "num_envs=1,0", *where])
+    with pytest.raises(ValueError, match="no option 'delay' to vary; there are learning_rate"):
+        sweep.main(["a3c", *TINY, "--grid", "learning_rate=1e-3,1e-2", "--against", "delay=0", *where])
+    with pytest.raises(ValueError, match=r"--against delay=7: delay varies over \[0, 4\]; choose one of them"):
+        sweep.main(["a3c", *TINY, "--grid", "delay=0,4", "--against", "delay=7", *where])
     with pytest.raises(ValueError, match="seeds=0: give a positive number"):
         learning.main(["a3c", "--engine", "threads", "--seeds", "0"])
     assert not list(tmp_path.iterdir()), "what makes no sense leaves nothing behind"

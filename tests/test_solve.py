@@ -93,6 +93,17 @@ def test_what_rounding_does_not_allow_is_not_claimed(method, convert, problem):
     assert error(solution, mdp, discount) <= solution.bound
 
 
+@pytest.mark.parametrize("method", [*METHODS, "jax"])
+@pytest.mark.parametrize("convert", [single, lambda mdp: mdp], ids=["float32", "float64"])
+def test_values_that_rounding_keeps_from_the_exact_ones_end_a_run(method, convert):
+    """In a chain that goes to and fro, values come to rest at a distance; whoever waited for less would never end."""
+    mdp = aj.mdp.from_arrays([[[0.0, 1.0], [1.0, 0.0]]], [[10.0, 11.3]])
+    solution = aj.solve(convert(mdp), 0.99, tolerance=1e-30, max_seconds=60, **how(method))
+    assert not solution.converged
+    assert solution.seconds < 60
+    assert error(solution, mdp, 0.99) <= solution.bound
+
+
 @given(seed=st.integers(0, 2**32 - 1), ends=st.booleans())
 def test_bounds_hold_where_rows_only_nearly_sum_to_1(seed, ends):
     """Within what `check` lets pass; the values of the rows as they are then differ by far more than the bound."""

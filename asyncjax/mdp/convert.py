@@ -62,7 +62,8 @@ def from_scipy(transition: Sequence[Any], reward: Any) -> MDP:
     """
     import scipy.sparse as sparse
 
-    matrices, reward = [sparse.csr_array(matrix) for matrix in transition], np.asarray(reward, np.float64)
+    matrices: list[Any] = [sparse.csr_array(matrix) for matrix in transition]
+    reward = np.asarray(reward, np.float64)
     if not matrices or not reward.size:
         raise ValueError(f"{len(matrices)} matrices, rewards {reward.shape}: use at least one action and one state.")
     num_actions, num_states = len(matrices), matrices[0].shape[0]

@@ -10,6 +10,8 @@ import numpy as np
 
 Certifies = Literal["values", "policy"]
 
+_AT_REST = 100  # full residuals without a smaller bound
+
 
 class Solution(NamedTuple):
     """The answer, and how wrong it can be at most.
@@ -148,7 +150,8 @@ class Run:
     ) -> None:
         self.certificate, self.tolerance, self.certifies = certificate, tolerance, certifies
         self.expired, self.tell = expired, tell
-        self.bound = self.policy_bound = np.inf
+        self.bound = self.policy_bound = self.best = np.inf
+        self.since = 0  # the best bound
         self.finished = False
 
     def done(self, residual: Residual) -> bool:
@@ -156,9 +159,19 @@ class Run:
         check_finite(residual.scale)
         self.bound, self.policy_bound = self.certificate.bounds(residual)
         self.tell(residual, self.bound)
-        exact = self.bound <= 2 * self.certificate.floor(residual.scale)
-        self.finished = self.converged or exact or self.expired()
+        self.since = 0 if self.bound < self.best else self.since + 1
+        self.best = min(self.best, self.bound)
+        self.finished = self.converged or self._exact(self.certificate.floor(residual.scale)) or self.expired()
         return self.finished
+
+    def _exact(self, floor: float) -> bool:
+        """Whether rounding allows no more.
+
+        Where a policy goes round in cycles, a sweep takes only 1 - discount of an error off, and values come to rest
+        as soon as that is less than rounding: a horizon's length above the floor.
+        """
+        at_rest = self.since >= _AT_REST and self.bound <= self.certificate.horizon * floor
+        return at_rest or self.bound <= 2 * floor
 
     @property
     def converged(self) -> bool:

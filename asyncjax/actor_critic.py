@@ -84,6 +84,7 @@ def make_agent(
         raise ValueError(f"core={core!r} is for the default network: put it into network= instead, or leave one out.")
     draw, distribution, to_env = action_head(env, squash)
     net = networks.actor_critic(env, core) if network is None else network
+    networks.check_module(net)
     initial_carry: Callable[[], PyTree] = getattr(net, "initial_carry", tuple)
 
     def init(key: jax.Array) -> PyTree:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from asyncjax.checks import check_counts, check_key
 from asyncjax.environment import Environment, make_env
 from asyncjax.method import Method, Policy, PyTree
-from asyncjax.rollout import require_at_least_one, where
+from asyncjax.rollout import where
 
 
 def evaluate(
@@ -39,6 +40,7 @@ def evaluate(
 
     Raises:
       ValueError: a method without a policy, a count below 1, or no limit of steps at all.
+      TypeError: a count that is no whole number, or what is no key or no shared state.
 
     Example:
       >>> import jax, asyncjax as aj
@@ -53,8 +55,12 @@ def evaluate(
     max_steps = env.max_steps if max_steps is None else max_steps
     if max_steps is None:
         raise ValueError(f"max_steps=None and env={env.name!r} states no time limit: set max_steps.")
-    require_at_least_one(num_episodes=num_episodes, max_steps=max_steps)
-    view = method.view(shared)
+    check_counts(num_episodes=num_episodes, max_steps=max_steps)
+    check_key(key)
+    try:
+        view = method.view(shared)
+    except (AttributeError, TypeError) as error:
+        raise TypeError(f"shared is a {type(shared).__name__}, no state of this method: give result.shared.") from error
     return episode_returns(method.policy, env.reset, env.step, num_episodes, max_steps, greedy, view, key)
 
 

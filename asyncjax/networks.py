@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from asyncjax.checks import check_kind
 from asyncjax.environment import Discrete, Environment
 
 PyTree = Any
@@ -241,6 +242,11 @@ def actor_critic(env: Environment, core: Core | None = None) -> ActorCritic | Re
     if core is not None:
         return RecurrentActorCritic(num_actions, torso, core, num_values=num_values, continuous=not discrete)
     return ActorCritic(num_actions, torso, None if image else MLP(), num_values, not discrete)
+
+
+def check_module(network: Any) -> None:
+    """Raises TypeError for what is no network, such as its name or its class."""
+    check_kind(nn.Module, "give a flax module, such as asyncjax.networks.ActorCritic(2, MLP())", network=network)
 
 
 def check_output(network: nn.Module, expected: Any, params: PyTree, *inputs: PyTree) -> None:

@@ -28,8 +28,8 @@ Surrogate = Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array]
 SurrogateName = Literal["uncorrected", "importance", "truncated", "cispo", "masked", "clipped", "m2po", "decoupled"]
 
 
-def named(surrogate: SurrogateName | Surrogate) -> Surrogate:
-    """The function of this name, or the function that is given."""
+def named(surrogate: SurrogateName | Surrogate) -> Callable[..., jax.Array]:
+    """The function of this name, with options of its own, or the function that is given."""
     if callable(surrogate):
         return surrogate
     if surrogate not in get_args(SurrogateName):

@@ -15,6 +15,7 @@ from asyncjax.environment import make_env
 from asyncjax.evaluate import evaluate
 from asyncjax.method import Stale
 from asyncjax.methods.a3c import a3c, default_optimizer
+from asyncjax.methods.n_step_q import n_step_q
 from asyncjax.methods.sgd import sgd
 from asyncjax.networks import MLP, ActorCritic, actor_critic
 from asyncjax.rollout import unroll
@@ -299,3 +300,15 @@ def test_what_is_no_optax_transformation_is_named(name, value):
     options: dict[str, Any] = {"optimizer": optax.sgd(0.1)} | {name: value}
     with pytest.raises(TypeError, match=rf"{name}=.* is no optax transformation: give one, such as optax.adam"):
         sgd(lambda w: w, 0.0, **options)
+
+
+@pytest.mark.parametrize("network", ["mlp", MLP])
+@pytest.mark.parametrize("method", [a3c, n_step_q])
+def test_what_is_no_network_is_named(method, network):
+    with pytest.raises(TypeError, match=r"network=.* is no Module: give a flax module"):
+        method("CartPole-v1", network=network)
+
+
+def test_parameters_to_learn_are_floats():
+    with pytest.raises(TypeError, match=r"params=1 are not all floats"):
+        sgd(lambda w: w, 1, optimizer=optax.sgd(0.1)).init(jax.random.key(0), 1)

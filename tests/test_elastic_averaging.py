@@ -78,6 +78,8 @@ def test_the_centre_finds_the_minimum(delay: int) -> None:
 def test_bad_input() -> None:
     with pytest.raises(ValueError, match="period=0: use a number of at least 1"):
         aj.elastic_averaging(method("sgd"), period=0)
+    with pytest.raises(TypeError, match=r"period=1.5: give a whole number"):
+        aj.elastic_averaging(method("sgd"), period=1.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"rate=-1.0: use a number of at least 0"):
         aj.elastic_averaging(method("sgd"), rate=-1.0)
     odd = method("sgd")._replace(view=lambda shared: (shared.params, 1))

@@ -165,5 +165,11 @@ def test_evaluation_errors_name_the_fix():
         evaluate(ALWAYS, probes.corridor(2), 1, key)
     with pytest.raises(ValueError, match="num_episodes=0"):
         evaluate(ALWAYS, "CartPole-v1", 1, key, num_episodes=0)
+    with pytest.raises(TypeError, match=r"num_episodes=2\.5: give a whole number"):
+        evaluate(ALWAYS, "CartPole-v1", 1, key, num_episodes=2.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"key=0 .* jax\.random\.key\(0\)"):
+        evaluate(ALWAYS, "CartPole-v1", 1, 0)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"shared is a dict, .* give result\.shared"):
+        evaluate(ALWAYS._replace(view=lambda shared: shared.params), "CartPole-v1", {}, key)
     with pytest.raises(ValueError, match=r"method\.policy is None"):
         evaluate(ALWAYS._replace(policy=None), "CartPole-v1", 1, key)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncjax import a3c, emulate, evaluate, impala, ppo, returns, schedules
+from asyncjax import a3c, emulate, evaluate, impala, ppo, returns, schedules, surrogates
 from asyncjax.actor_critic import make_agent
 from asyncjax.environment import Box, Environment, Step
 from asyncjax.method import Stale
@@ -123,6 +123,25 @@ def test_every_surrogate_is_the_same_update_when_fresh():
         steps[name] = updated(method, shared, messages, [0])[0].params
     for params in steps.values():
         jax.tree.map(close, params, steps["uncorrected"])
+
+
+@pytest.mark.parametrize(
+    ("build", "name", "options"),
+    [(impala, "truncated", {"clip_pg_rho": 0.5}), (ppo, "clipped", {"clip": 0.0}), (ppo, "decoupled", {"clip": 0.0})],
+)
+def test_a_surrogate_is_the_same_by_its_name_and_as_a_function(build, name, options):
+    programs = []
+    for surrogate in (name, getattr(surrogates, name)):
+        method = build(CUT, surrogate=surrogate, **options, **SGD, **(WHOLE_BATCH if build is ppo else {}))
+        shared, local = jax.eval_shape(lambda key, m=method: m.init(key, 1), jax.random.key(0))
+        message, _, _ = jax.eval_shape(jax.vmap(method.work, (None, 0)), shared.params, local)
+        stale = Stale(stacked_shapes(shared.params), jax.ShapeDtypeStruct((1,), jnp.int32))
+        programs.append(str(jax.make_jaxpr(method.apply)(shared, message, stale)))
+    assert programs[0] == programs[1]
+
+
+def stacked_shapes(tree):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), tree)
 
 
 def test_reward_clipping_is_that_of_the_environment():
@@ -370,6 +389,7 @@ def test_numbers_can_be_swept(factory, x64):
         (lambda: ppo(CUT, num_minibatches=0), ["num_minibatches=0", "at least 1"]),
         (lambda: impala(CUT, unroll_length=0), ["unroll_length=0", "at least 1"]),
         (lambda: impala(CUT, surrogate="decoupled"), ["decoupled", "ppo"]),
+        (lambda: impala(CUT, surrogate=surrogates.decoupled), ["decoupled", "ppo"]),  # type: ignore[arg-type]
         (lambda: impala(CUT, surrogate="average"), ["surrogate='average'", "'truncated'", "'cispo'"]),  # type: ignore[arg-type]
         (lambda: ppo(CUT, surrogate="none"), ["surrogate='none'", "'decoupled'"]),  # type: ignore[arg-type]
         (lambda: impala(CUT, max_staleness=-1), ["max_staleness=-1", "at least 0"]),

@@ -27,7 +27,7 @@ from asyncjax.method import Method, Metrics, Policy, PyTree
 from asyncjax.methods.gradient import annealed, gradient_method
 from asyncjax.methods.options import Count, Number, check_options
 from asyncjax.methods.target_network import TargetView, with_target_network
-from asyncjax.networks import check_output
+from asyncjax.networks import check_module, check_output
 from asyncjax.q_networks import q_network
 from asyncjax.rollout import Rollout, Trajectory, init_rollout, next_values, unroll
 
@@ -130,6 +130,7 @@ def action_value_method(
     check_options(target_period=target_period, epsilon_frames=epsilon_frames, final_epsilon=final_epsilon)
     check_options(max_grad_norm=max_grad_norm, anneal_steps=anneal_steps)
     net = q_network(env, dueling) if network is None else network
+    check_module(net)
     q_values: Callable[[PyTree, PyTree], jax.Array] = net.apply  # type: ignore[assignment]
     tx = default_optimizer(num_envs * unroll_length) if optimizer is None else optimizer
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from asyncjax.checks import check_whole
 from asyncjax.corrections.per_message import at_least, like, number
 from asyncjax.method import Method, Metrics, PyTree, Stale
 
@@ -47,7 +48,7 @@ def elastic_averaging(method: Method, *, rate: float | jax.Array = 0.9, period: 
 
     Raises:
       ValueError: a period below 1, or a rate below 0.
-      TypeError: a method whose view is not its parameters.
+      TypeError: a method whose view is not its parameters, or a period that is no whole number.
 
     Example:
       >>> import jax, optax, asyncjax as aj
@@ -62,6 +63,7 @@ def elastic_averaging(method: Method, *, rate: float | jax.Array = 0.9, period: 
     """
     at_least(0.0, rate=rate)
     at_least(1, period=period)
+    check_whole(period=period)
 
     def init(key: jax.Array, num_workers: int) -> tuple[Centre, Explorer]:
         shared, local = method.init(key, num_workers)

@@ -98,13 +98,14 @@ def impala(
     Source: Espeholt et al., IMPALA: Scalable distributed deep-RL with importance weighted actor-learner architectures
     (2018). A worker steps `num_envs` environments instead of one; the paper's lambda is 1, and its rewards are clipped.
     """
-    if surrogate == "decoupled":
+    policy_loss = surrogates.named(surrogate)
+    if policy_loss is surrogates.decoupled:
         raise ValueError("surrogate='decoupled' is about several epochs over the data: use asyncjax.ppo for it.")
+    if policy_loss is surrogates.truncated:
+        policy_loss = partial(policy_loss, cap=clip_pg_rho)
     check_options(discount=discount, trace_lambda=trace_lambda, clip_rho=clip_rho, clip_c=clip_c)
     check_options(clip_pg_rho=clip_pg_rho, entropy_cost=entropy_cost, value_cost=value_cost, reward_clip=reward_clip)
     agent = make_agent(make_env(env), network, core, squash)
-    caps = {"cap": clip_pg_rho} if surrogate == "truncated" else {}
-    policy_loss = partial(surrogates.named(surrogate), **caps)
 
     def evaluate(params: PyTree, trajectory: Trajectory) -> tuple:
         if reward_clip is not None:

@@ -41,5 +41,5 @@ def check_options(**options: Any) -> None:
     """Raises ValueError for an option, by name, outside its range; None passes, and what a transformation hides."""
     for name, value in options.items():
         known = None if value is None else concrete(value)
-        if known is not None and not np.all(RANGES[name].holds(known)):
-            raise ValueError(f"{name}={value}: give {RANGES[name].words}.")
+        if known is not None and not (known.dtype.kind in "biuf" and np.all(RANGES[name].holds(known))):
+            raise ValueError(f"{name}={value!r}: give {RANGES[name].words}.")

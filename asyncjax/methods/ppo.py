@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -133,9 +132,10 @@ def ppo(
     check_options(discount=discount, gae_lambda=gae_lambda, clip=clip, value_clip=value_clip)
     check_options(entropy_cost=entropy_cost, value_cost=value_cost)
     agent = make_agent(make_env(env), network, core, squash)
-    surrogate_loss: Callable[..., jax.Array] = surrogates.named(surrogate)
-    if surrogate in ("clipped", "decoupled"):
-        surrogate_loss = partial(surrogate_loss, clip=clip, reciprocal=reciprocal_clip)
+    policy_loss = surrogates.named(surrogate)
+    decoupled = policy_loss is surrogates.decoupled
+    if policy_loss in (surrogates.clipped, surrogates.decoupled):
+        policy_loss = partial(policy_loss, clip=clip, reciprocal=reciprocal_clip)
     settings = {"discount": discount, "lambda_": gae_lambda, "caps": (1.0, 1.0) if vtrace else None}
 
     def prepare(params: PyTree, rows: Trajectory, accepted: jax.Array) -> tuple[Batch, Metrics]:
@@ -148,11 +148,10 @@ def ppo(
         log_ratio = pi.log_prob(batch.trajectory.action) - batch.trajectory.extra
         counts = jnp.broadcast_to(accepted[:, None], value.shape)
         advantage = normalized(batch.advantage, counts) if normalize_advantages else batch.advantage
-        decoupled = surrogate == "decoupled"
         moved = log_ratio - batch.log_proximal if decoupled else log_ratio
         proximal = {"log_proximal": batch.log_proximal} if decoupled else {}
         terms = {
-            "policy_loss": surrogate_loss(log_ratio, advantage, counts, **proximal),
+            "policy_loss": policy_loss(log_ratio, advantage, counts, **proximal),
             "value_loss": average(value_error(value, batch, value_clip), counts),
             "entropy": average(pi.entropy(), counts),
         }

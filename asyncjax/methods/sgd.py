@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from asyncjax.method import Method, Metrics, PyTree
@@ -33,6 +35,9 @@ def sgd(
     Returns:
       A Method with metrics `loss`, Float[T, G].
 
+    Raises:
+      TypeError: an optimizer that is none, or from `init`, parameters that are not floats.
+
     Example:
       >>> import jax, optax, asyncjax as aj
       >>> method = aj.sgd(lambda w: 0.5 * w**2, 1.0, optimizer=optax.sgd(0.1))
@@ -43,6 +48,10 @@ def sgd(
 
     def init_params(key: jax.Array) -> PyTree:
         value = params(key) if callable(params) else params
+        if not all(jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in jax.tree.leaves(value)):
+            raise TypeError(
+                f"params={reprlib.repr(params)} are not all floats: gradients need such as 1.0 instead of 1."
+            )
         # A weakly typed scalar would change its type after the first update.
         return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jax.numpy.result_type(x)), value)
 

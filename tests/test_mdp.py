@@ -59,6 +59,12 @@ def test_values_of_the_literature(mdp, discount, states, expected):
     np.testing.assert_allclose(aj.mdp.exact_values(mdp, discount)[states], expected, rtol=0, atol=1e-6)
 
 
+def test_exact_values_know_no_unit():
+    mdp, unit = aj.mdp.garnet(0, 20, 4, 5), 2.0**-600
+    expected = unit * aj.mdp.exact_values(mdp, 0.9)
+    np.testing.assert_array_equal(aj.mdp.exact_values(mdp._replace(reward=unit * mdp.reward), 0.9), expected)
+
+
 def test_inventory_has_putermans_rewards():
     expected = [[0, 5, 6, 5], [-1, 0, -1, -np.inf], [-2, -3, -np.inf, -np.inf], [-5, -np.inf, -np.inf, -np.inf]]
     np.testing.assert_allclose(aj.mdp.inventory().reward, expected)

@@ -55,13 +55,13 @@ def exact_values(mdp: MDP, discount: float) -> np.ndarray:
     check(mdp, discount)
     reward, probability = np.asarray(mdp.reward, np.float64), np.asarray(mdp.probability, np.float64)
     successor, states = np.asarray(mdp.successor), np.arange(mdp.num_states)
-    policy = reward.argmax(axis=0)
+    policy, largest = reward.argmax(axis=0), np.abs(reward[np.isfinite(reward)]).max()
     while True:
         values = policy_values(mdp, policy, discount)
         quality = reward + discount * (probability * values[successor]).sum(axis=1)
         # Changing an action only for a true gain: rounding must not make two equal policies alternate for ever.
         gain = quality.max(axis=0) - quality[policy, states]
-        better = gain > 1e-12 * (1.0 + np.abs(values).max())
+        better = gain > 1e-12 * max(largest, np.abs(values).max())
         if not better.any():
             return values
         policy = np.where(better, quality.argmax(axis=0), policy)

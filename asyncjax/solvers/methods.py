@@ -130,6 +130,8 @@ def anderson(model: Model, values: Any, run: Run, *, memory: int | None = 5) -> 
 
     Source: Walker and Ni (2011); the safeguard is ours.
     """
+    if memory is not None and memory < 0:
+        raise ValueError(f"memory={memory}: keep at least 0 differences, or None for all.")
     history: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=None if memory is None else memory + 1)
     best, best_values, since = np.inf, values, 0
     while True:

@@ -108,6 +108,8 @@ def speedup_curve(
       ...     {"A3C": ([1, 2, 4, 8], [1.0, 1.9, 3.7, 7.0])}, reference={"A3C": ([1, 2, 4, 8], [1.0, 2.1, 3.7, 6.9])}
       ... )
     """
+    if not curves and not reference:
+        raise ValueError("curves={}: give at least one, label -> (workers, speed-up).")
     figure, axes = new_figure()
     both = [*curves.items(), *(reference or {}).items()]
     workers = np.concatenate([np.asarray(x, np.float64) for _, (x, _) in both])
@@ -277,7 +279,10 @@ def running_mean(y: np.ndarray, window: int) -> np.ndarray:
 def _curve(curve: Curve, metric: str, x: str) -> tuple[np.ndarray, np.ndarray]:
     """The x Float[L] and y Float[S, L] of one curve."""
     if isinstance(curve, tuple) and len(curve) == 2 and not isinstance(curve[0], (str, os.PathLike, runs.Run)):
-        return np.asarray(curve[0]), np.atleast_2d(np.asarray(curve[1], np.float64))
+        xs, ys = np.asarray(curve[0]), np.atleast_2d(np.asarray(curve[1], np.float64))
+        if xs.shape != ys.shape[1:]:
+            raise ValueError(f"x has the shape {xs.shape} and y {ys.shape}: give x Float[L] and y Float[S, L].")
+        return xs, ys
     if isinstance(curve, (str, os.PathLike, runs.Run)):
         curve = [curve]
     series = [_series(_run(run), metric, x) for run in curve]  # pyright: ignore[reportArgumentType, reportGeneralTypeIssues]
@@ -305,8 +310,9 @@ def _run(source: RunLike) -> runs.Run:
 
 def _schedule(source: RunLike | Schedule) -> Schedule:
     if isinstance(source, Schedule):
-        return source
-    run = _run(source)
-    if run.schedule is None:
+        schedule = source
+    elif (schedule := (run := _run(source)).schedule) is None:
         raise ValueError(f"The run {run.path} has no schedule yet: it was stopped before its first checkpoint.")
-    return run.schedule
+    if not schedule.num_updates:
+        raise ValueError("The schedule has no updates, so there is nothing to draw.")
+    return schedule

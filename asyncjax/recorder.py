@@ -39,6 +39,7 @@ class Recorder:
 
     Raises:
       ValueError: the directory is in use or not writable, or the configuration is another one.
+      TypeError: a configuration that JSON can not hold.
 
     Example:
       >>> with aj.Recorder("runs/one", {"num_workers": 8}) as recorder:  # doctest: +SKIP
@@ -62,12 +63,16 @@ class Recorder:
         self.checkpoint_every = checkpoint_every
         self.on_row = on_row
         self.state = state
+        try:
+            text = json.dumps(dict(config), indent=2)
+        except TypeError as error:
+            raise TypeError(f"config={config}: {error}. Give Python's own numbers, strings, lists and None.") from error
         if resume:
             check_config(self.path, config, may_differ)
         else:
             create(self.path)
         replace_file(self.path / "versions.json", json.dumps(versions(), indent=2))
-        replace_file(self.path / "config.json", json.dumps(dict(config), indent=2))
+        replace_file(self.path / "config.json", text)
         self.update = update = state.update if state else 0
         rows = [row for row in read_rows(self.path) if row["update"] <= update]
         self.schedule = ScheduleParts(self.path, update)

@@ -146,6 +146,17 @@ def test_a_metric_that_is_not_there_is_named(seeds):
         plotting.learning_curve(seeds[0], metric="reward")
 
 
+def test_what_can_not_be_drawn_is_told():
+    nothing = schedules.round_robin(0, 2)
+    for draw in (plotting.staleness_histogram, plotting.worker_timeline):
+        with pytest.raises(ValueError, match="no updates"):
+            draw(nothing)
+    with pytest.raises(ValueError, match=r"x has the shape \(4,\) and y \(2, 5\)"):
+        plotting.learning_curve((np.arange(4), np.ones((2, 5))))
+    with pytest.raises(ValueError, match=r"curves={}: give at least one"):
+        plotting.speedup_curve({})
+
+
 def test_running_mean_skips_what_is_missing():
     y = np.array([np.nan, 2.0, 4.0, np.nan, 6.0])
     np.testing.assert_array_equal(plotting.running_mean(y, 2), [np.nan, 2.0, 3.0, 4.0, 6.0])

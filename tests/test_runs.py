@@ -194,6 +194,9 @@ def test_directories_that_can_not_be_used_are_refused(tmp_path):
         Recorder(tmp_path / "file" / "run", CONFIG)
     with pytest.raises(ValueError, match=r"holds no run: there is no config\.json"):
         runs.load(tmp_path / "full")
+    with pytest.raises(TypeError, match=r"config=.*rate.*not JSON serializable.*Python's own numbers"):
+        Recorder(tmp_path / "new", {"rate": np.float32(0.1)})
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_full_disk_stops_the_run_with_its_cause(tmp_path):

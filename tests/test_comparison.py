@@ -84,6 +84,28 @@ def test_a_run_of_a_sweep_is_the_emulated_run_of_its_keys(group_size: int) -> No
             np.testing.assert_allclose(table[name][1, seed], value, rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_numbers_have_the_precision_of_what_they_meet(dtype: str) -> None:
+    """Where float64 is on, as Python's numbers would."""
+
+    def make(curvature: float) -> aj.Method:
+        return aj.sgd(lambda w: 0.5 * curvature * w**2, np.ones((), dtype), optimizer=optax.sgd(0.3 * curvature))
+
+    with jax.enable_x64(True):
+        table = aj.sweep(
+            make,
+            aj.schedules.fixed_delay(20, 2),
+            aj.grid(curvature=[0.3, 0.7]),
+            key=KEY,
+            seeds=1,
+            summarize=lambda result: {"w": result.shared.params},
+        )
+        assert table["w"].dtype == dtype
+        for row, curvature in zip(table["w"], (0.3, 0.7), strict=True):
+            expected = aj.emulate(make(curvature), aj.schedules.fixed_delay(20, 2), KEY).shared.params
+            np.testing.assert_allclose(row[0], expected, rtol=1e-13 if dtype == "float64" else 1e-6)
+
+
 def test_summaries_are_those_of_the_run() -> None:
     """Of a learner in an environment: each is computed again here from what the run reported."""
     env = remembered_action(9)._replace(max_steps=9)

@@ -246,7 +246,7 @@ class Recipe:
     def lane(self, run: Run, group: Group, shape: Shape) -> Lane:
         """The inputs of one run."""
         index, seed = run
-        numbers = {name: np.float32(self.settings[index][name]) for name in group.numbers}
+        numbers = {name: self.settings[index][name] for name in group.numbers}
         keys = self.key_of(seed)
         return Lane(numbers, keys.run, keys.summary, shape.plan(self.schedule(index, seed)))
 

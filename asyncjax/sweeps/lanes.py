@@ -82,7 +82,7 @@ class Shape(NamedTuple):
 class Lane(NamedTuple):
     """The inputs of a run, or of N with a leading axis."""
 
-    numbers: dict[str, Array]  # Float32[]
+    numbers: dict[str, Array]  # Float[], weakly typed as Python's are
     run_key: jax.Array
     summary_key: jax.Array
     plan: Plan

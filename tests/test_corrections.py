@@ -240,6 +240,16 @@ def test_a_chained_correction_refuses_groups(name: str) -> None:
         aj.emulate(run, aj.schedules.barrier(2, 4), KEY)
 
 
+def test_ringmaster_counts_messages_and_refuses_groups_as_a_correction_too() -> None:
+    correction = corrections.ringmaster(2)
+    for run in (
+        quadratic(optax.sgd(0.05), correction=correction),
+        aj.impala(corridor(2, 5), num_envs=2, unroll_length=3, correction=correction),
+    ):
+        with pytest.raises(ValueError, match=r"in a group of 2: use it in a method of asyncjax with groups of one"):
+            aj.emulate(run, aj.schedules.barrier(2, 2), KEY)
+
+
 def test_a_private_optimizer_s_updates_are_scaled() -> None:
     """FedAsync: the server shrinks stale updates."""
     options = {"sample": None, "private_optimizer": True, "correction": corrections.scale_by_staleness()}

@@ -83,7 +83,7 @@ def ringmaster(
         is protected: momentum outside goes on moving the parameters.
 
     Raises:
-      ValueError: a bound below 1 or between two whole numbers, or a group of more than one in an optimizer.
+      ValueError: a bound below 1 or between two whole numbers, or a group of more than one.
 
     Example:
       >>> import jax, optax, asyncjax as aj
@@ -109,11 +109,11 @@ def ringmaster(
     def update(
         updates: PyTree, state: Taken, params: PyTree = None, *, staleness: Any = None, **extra: Any
     ) -> tuple[PyTree, Taken]:
-        if staleness is None or jnp.ndim(staleness):
+        if staleness is None or jnp.ndim(staleness) or extra.get("group_size", 1) > 1:
             raise ValueError(
-                f"ringmaster takes staleness=, Int[], of one message, but was given {staleness}: use it in a method of"
-                " asyncjax with groups of one. For groups choose a waiting rule of the schedule, such as Rennala's"
-                ' group_size=K, wait="next_version".'
+                f"ringmaster takes staleness=, Int[], of one message, but was given {staleness} in a group of"
+                f" {extra.get('group_size', 1)}: use it in a method of asyncjax with groups of one. For groups choose a"
+                ' waiting rule of the schedule, such as Rennala\'s group_size=K, wait="next_version".'
             )
         tau = jnp.asarray(staleness, jnp.int32)
         overtaken = jnp.sum(state.versions >= state.version - tau, dtype=jnp.int32)

@@ -59,8 +59,8 @@ def gradient_method(
     With a shared optimizer the message is the gradient and `apply` runs the optimizer; with a
     private one the worker runs its own optimizer and the message is the parameter update, which
     `apply` adds. A correction acts on every message of a group in order, and their mean goes on. It
-    gets `staleness`, Int[], and `stale_params` as extra arguments; so does the optimizer, with a
-    leading axis G for groups of more than one.
+    gets `staleness`, Int[], and `stale_params` as extra arguments, and in groups of more than one
+    `group_size`; so does the optimizer, with a leading axis G instead of `group_size`.
 
     Args:
       init_params: key -> params.
@@ -79,6 +79,10 @@ def gradient_method(
 
     Returns:
       A Method with metrics `loss` and `grad_norm` (before clipping), Float[T, G], and those of the loss.
+
+    Raises:
+      ValueError: a norm or a number of messages that is not above 0.
+      TypeError: an optimizer or a correction that is no optax transformation.
     """
     check_options(max_grad_norm=max_grad_norm, anneal_messages=anneal_messages)
     tx, fix = transformation(optimizer=optimizer), transformation(correction=correction or UNCHANGED)
@@ -147,9 +151,11 @@ def corrected(
 
     def one(state: PyTree, message: tuple[PyTree, Stale]) -> tuple[PyTree, PyTree]:
         gradient, (read, staleness) = message
-        gradient, state = correction.update(gradient, state, shared.params, staleness=staleness, stale_params=read)
+        known = {"staleness": staleness, "stale_params": read, **group}
+        gradient, state = correction.update(gradient, state, shared.params, **known)
         return state, gradient
 
+    group = {} if alone(stale) else {"group_size": len(stale.staleness)}
     if alone(stale):
         state, message = one(shared.correction_state, only((messages, stale)))
         return message, state

@@ -115,7 +115,7 @@ def trajectory_method(
             (total, state), (g, (read, staleness)) = carry, member
             mine = rows.accepted & (rows.message == g)
             grads, metrics = gradient(params, batch, mine)
-            known = {"staleness": staleness, "stale_params": read}
+            known = {"staleness": staleness, "stale_params": read, "group_size": len(stale.staleness)}
             known["effective_sample_size"] = metrics["effective_sample_size"] if ess is None else ess
             grads, new = fix.update(grads, state, params, **known)
             weight = jnp.sum(mine) / jnp.maximum(jnp.sum(rows.accepted), 1)

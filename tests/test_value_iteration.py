@@ -264,6 +264,22 @@ def test_rtdp_stays_above_the_optimum_under_every_schedule(schedule: aj.Schedule
 WALKING = aj.rtdp(GARNET, 0.9, unroll_length=4)
 
 
+@pytest.mark.parametrize("build", [aj.value_iteration, aj.policy_iteration, aj.rtdp], ids=lambda build: build.__name__)
+def test_rewards_and_discounts_may_be_swept(build: Any) -> None:
+    """A problem whose numbers are not known yet is not checked, and solved all the same."""
+    options = {"start": np.arange(6)} if build is aj.rtdp else {}
+    schedule = aj.schedules.round_robin(240, 3)
+
+    def solve(reward: jax.Array, discount: jax.Array) -> jax.Array:
+        return aj.emulate(build(GARNET._replace(reward=reward), discount, **options), schedule, KEY).shared.values
+
+    factors, discounts = np.array([1.0, -1.0], np.float32), np.array([0.3, 0.5], np.float32)
+    rewards = factors[:, None, None] * GARNET.reward.astype(np.float32)
+    for values, reward, discount in zip(jax.jit(jax.vmap(solve))(rewards, discounts), rewards, discounts, strict=True):
+        exact = aj.mdp.exact_values(GARNET._replace(reward=reward), float(discount))
+        np.testing.assert_allclose(values, exact, atol=1e-4)
+
+
 def test_rtdp_is_right_where_an_optimal_policy_goes_and_nowhere_else() -> None:
     """From the middle of a grid to a goal at the right end of its row: states on the left are never needed."""
     mdp, discount = aj.mdp.grid_world(["......G"], slip=0.0, step_reward=-1.0), 0.9

@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from asyncjax.mdp.core import MDP, AnyMDP, action_values
 from asyncjax.method import Array, Method, Metrics, Stale
 from asyncjax.methods.value_iteration import Block, Number, Values, check_problem, starting_values, write_blocks
 from asyncjax.methods.walk import make_walk
+from asyncjax.traced import is_traced
 
 
 class Walker(NamedTuple):
@@ -98,7 +98,7 @@ def rtdp(
 
 def _upper_bound(mdp: AnyMDP, discount: Number) -> jax.Array:
     """Values that no policy exceeds, Float[S]."""
-    if not isinstance(mdp, MDP) or (isinstance(discount, (int, float)) and discount == 1):
+    if not isinstance(mdp, MDP) or (not is_traced(discount) and discount == 1):
         raise ValueError("no upper bound of the values is known: pass initial_values=, at least the optimal values.")
-    largest = jnp.max(jnp.asarray(np.asarray(mdp.reward)), initial=0.0)
+    largest = jnp.max(jnp.asarray(mdp.reward), initial=0.0)
     return jnp.broadcast_to(largest / (1 - jnp.asarray(discount, largest.dtype)), (mdp.num_states,))

@@ -126,7 +126,7 @@ def test_rows_whose_sums_undo_the_discount_are_refused():
 def test_types_may_differ(reward, probability, backend):
     """The rewards' type is that of the values, and the bound is that of the rows as they are."""
     mdp = aj.mdp.garnet(0, 12, 3, 4)
-    mdp = MDP(mdp.reward.astype(reward), mdp.successor.astype(np.int64), mdp.probability.astype(probability))
+    mdp = MDP(mdp.reward.astype(reward), mdp.successor.astype(np.uint64), mdp.probability.astype(probability))
     solution = aj.solve(mdp, 0.95, tolerance=1e-2 if reward == np.float32 else 1e-9, backend=backend)
     assert solution.values.dtype == reward
     assert solution.converged

@@ -109,7 +109,7 @@ class HostModel(Model):
         self.reward = np.asarray(mdp.reward)
         self.dtype = self.reward.dtype
         self.epsilon = float(np.finfo(self.dtype).eps)
-        self.successor = np.ascontiguousarray(np.asarray(mdp.successor).transpose(0, 2, 1))
+        self.successor = np.ascontiguousarray(np.asarray(mdp.successor).transpose(0, 2, 1), np.int32)
         self.probability = np.ascontiguousarray(np.asarray(mdp.probability).transpose(0, 2, 1), self.dtype)
         self.factor = self.dtype.type(self.discount)
         self.blocks = blocks

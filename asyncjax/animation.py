@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from asyncjax import runs
+from asyncjax.checks import check_counts
 from asyncjax.environment import Environment, make_env
 from asyncjax.method import Method, Policy, PyTree
 from asyncjax.panels import COLOURS
-from asyncjax.rollout import require_at_least_one, where
+from asyncjax.rollout import where
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +69,7 @@ def animate(
     env = make_env(env)
     if method.policy is None:
         raise ValueError("method.policy is None, so there is nothing to act with: animate a method that has a policy.")
-    require_at_least_one(num_steps=num_steps, frames_per_second=frames_per_second)
+    check_counts(num_steps=num_steps, frames_per_second=frames_per_second)
     draw = drawing(env)
     scenes = play(method.policy, env.reset, env.step, num_steps, greedy, method.view(shared), key)
     first, *others = render(draw, jax.tree.map(np.asarray, scenes))

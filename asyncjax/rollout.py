@@ -176,10 +176,3 @@ def where(condition: jax.Array, x: PyTree, y: PyTree) -> PyTree:
         return jnp.where(mask, jnp.broadcast_to(x, y.shape), y)
 
     return jax.tree.map(select, x, y)
-
-
-def require_at_least_one(**counts: int) -> None:
-    """A ValueError for the first count below 1, such as `num_envs` or `unroll_length`."""
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name}={count} leaves nothing to act or learn from: set {name} to at least 1.")

@@ -208,6 +208,18 @@ def test_what_is_too_old_does_not_matter(name, staleness):
         assert (jax.random.key_data(after.key) != jax.random.key_data(shared.key)).any()
 
 
+def test_minibatches_without_an_accepted_row_do_not_count_in_the_metrics():
+    """Parameters that do not move: the means over one row each are those over all rows at once."""
+    still = {**CAPPED, "optimizer": optax.sgd(0.0), "epochs": 1, "normalize_advantages": False}
+    method, whole = (ppo(CUT, num_minibatches=parts, **still) for parts in (4, 1))
+    shared, messages = messages_of(method, 2)
+    _, metrics = updated(method, shared, messages, [0, 5])
+    _, expected = updated(whole, shared, messages[:1], [0])
+    assert metrics["rejected"] == 1
+    for name in ("policy_loss", "value_loss", "entropy", "kl"):
+        close(metrics[name], expected[name])
+
+
 @functools.cache
 def small_ppo():
     return ppo(CUT, epochs=1, num_minibatches=1, **CAPPED)

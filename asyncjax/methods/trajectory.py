@@ -18,7 +18,7 @@ from asyncjax.method import Halves, Method, Metrics, PyTree, Stale
 from asyncjax.methods.gradient import UNCHANGED, alone, annealed, clipped, moved, only, transformation
 from asyncjax.methods.options import Count, Number, check_options
 from asyncjax.rollout import Rollout, Trajectory
-from asyncjax.surrogates import ratio
+from asyncjax.surrogates import average, ratio
 from asyncjax.telemetry.quantities import ratio_statistics
 
 Prepare = Callable[[PyTree, Trajectory, jax.Array], tuple[PyTree, Metrics]]
@@ -83,8 +83,8 @@ def trajectory_method(
         at the newest parameters already: scaling and dropping have a meaning for it, delay compensation has none.
 
     Returns:
-      A Method with metrics `grad_norm` (before clipping, mean over the minibatches), `rejected` (messages) and those of
-      `collect`, `prepare` and `loss`.
+      A Method with metrics `grad_norm` (before clipping), `rejected` (messages) and those of `collect`, `prepare` and
+      `loss`. Those of minibatches are means over the ones with a row that is accepted.
     """
     check_options(num_envs=num_envs, unroll_length=unroll_length, epochs=epochs, num_minibatches=num_minibatches)
     check_options(max_grad_norm=max_grad_norm, max_staleness=max_staleness, anneal_steps=anneal_steps)
@@ -134,7 +134,7 @@ def trajectory_method(
         batch, prepared = prepare(shared.params, as_rows(messages), accepted)
         step_size = remaining(shared.messages)
 
-        def step(learner: tuple[PyTree, PyTree, PyTree], order: jax.Array) -> tuple[tuple, Metrics]:
+        def step(learner: tuple[PyTree, PyTree, PyTree], order: jax.Array) -> tuple[tuple, tuple]:
             params, opt_state, corrector = learner
             minibatch, rows = batch, Rows(accepted, message)
             if num_minibatches > 1:
@@ -150,15 +150,16 @@ def trajectory_method(
             updates, opt_state = tx.update(grads, opt_state, params, **known)
             updates = jax.tree.map(lambda x: x * step_size.astype(x.dtype), updates)
             updated = (moved(params, updates), opt_state, corrector)
-            return where(rows.accepted.any(), updated, learner), metrics
+            learns = rows.accepted.any()
+            return where(learns, updated, learner), (metrics, learns)
 
         key, order_key = jax.random.split(shared.key)
         order = minibatches(order_key, accepted.shape[0], epochs, num_minibatches)
         start_of = (shared.params, shared.opt_state, shared.correction_state)
-        (params, opt_state, corrector), of_steps = jax.lax.scan(step, start_of, order)
+        (params, opt_state, corrector), (of_steps, learned) = jax.lax.scan(step, start_of, order)
         accepted_messages = jnp.sum(fresh_enough, dtype=jnp.int32)
         learner = Learner(params, opt_state, key, shared.messages + accepted_messages, corrector)
-        metrics = {**prepared, **{name: jnp.mean(values) for name, values in of_steps.items()}}
+        metrics = {**prepared, **{name: average(values, learned) for name, values in of_steps.items()}}
         metrics["rejected"] = (fresh_enough.shape[0] - accepted_messages).astype(jnp.float32)
         return where(fresh_enough.any(), learner, shared), metrics
 

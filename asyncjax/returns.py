@@ -3,7 +3,8 @@
 A transition goes from time t-1 to t. For a segment of T transitions the suffix `_tm1` marks what
 belongs to its start (the value of the state acted in) and `_t` what belongs to its end: the reward, the value
 of the true next state, and `discount_t`, which is 0 where the episode terminated. `truncated_t` marks
-a cut by a time limit: the next state's value still counts, but what comes after it is another episode.
+a cut by a time limit: the next state's value still counts, but what comes after it is another episode. Integers are
+taken as floats; arrays of other shapes than [T], which is at least 1, raise a ValueError.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ Scalar = float | jax.Array
 
 
 def discounts(terminated_t: jax.Array, discount: Scalar) -> jax.Array:
-    """discount_t: 0 where the episode terminated, `discount` elsewhere, also where it was truncated."""
+    """discount_t, Float32[T]: 0 where the episode terminated, `discount` elsewhere, also where it was truncated."""
     return jnp.where(terminated_t, 0.0, jnp.asarray(discount, jnp.float32))
 
 
@@ -75,7 +76,7 @@ def n_step_returns(
       r_t: Float[T], rewards.
       discount_t: Float[T], 0 where the episode terminated.
       v_t: Float[T], value of the true next state.
-      n: at least 1; T or more is `lambda_returns` with lambda = 1.
+      n: at least 1, or a ValueError; T or more is `lambda_returns` with lambda = 1.
       truncated_t: Bool[T]; where it holds, the return is r_t + discount_t v_t.
 
     Returns:
@@ -175,6 +176,12 @@ def vtrace(
 
     Returns:
       VTrace. On-policy, with lambda = 1, the targets are the n-step returns.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> r, discount, rho = jnp.array([1.0, 2.0]), jnp.array([0.5, 0.5]), jnp.array([4.0, 0.5])
+      >>> vtrace(r, discount, jnp.array([1.0, 7.0]), jnp.array([7.0, 4.0]), rho).targets.tolist()
+      [3.75, 5.5]
 
     Source: Espeholt et al., IMPALA (2018), section 4.1; the mixing by lambda in the advantage is rlax's.
     """

@@ -62,6 +62,8 @@ class Asynchrony:
     """Whether a worker begins its next job at once, or waits until a newer version exists."""
     bound: int | None = None
     """No worker gets more than so many messages ahead of the slowest one (stale-synchronous parallel)."""
+    eta: int | None = None
+    """No message is staler than so many updates: jobs wait for admission, messages for those that began before."""
     num_threads: int | None = None
     """threads: host threads that the workers share; None is one per core, or one each where workers sleep or wait."""
     publication: Literal["atomic", "leaf"] = "atomic"
@@ -208,7 +210,7 @@ def make_plan(config: Config, env: Environment, key: jax.Array) -> Plan:
         steps = per_message * schedule.group_size
         updates = min(schedule.num_updates, num_updates(config["total_steps"], steps))
         return Plan(updates, steps, schedules.cut(schedule, 0, updates))
-    discipline = Discipline(config["group_size"], config["wait"], config["bound"]).check(config["num_workers"])
+    discipline = Discipline(*(config[name] for name in Discipline._fields)).check(config["num_workers"])
     steps = per_message * discipline.group_size
     updates = num_updates(config["total_steps"], steps)
     if real:
@@ -232,12 +234,11 @@ def virtual_schedule(config: Config, discipline: Discipline, steps: int, key: ja
     then was not part of the plan.
     """
     model = make_service(config) or service.constant(config["service_mean"])
-    group_size, wait, bound = discipline
     parts, start, now = [], 0, 0.0
     for i, total_steps in enumerate([*config["restarts"], config["total_steps"]]):
         length = num_updates(total_steps, steps) - start
         stream = jax.random.fold_in(key, i)
-        part = schedules.from_service_times(model, length, config["num_workers"], stream, group_size, bound, wait)
+        part = schedules.from_service_times(model, length, config["num_workers"], stream, **discipline._asdict())
         times = {name: getattr(part, name) + now for name in ("time", "begin", "end")}
         parts.append(part._replace(read=part.read + np.int32(start), **times))
         if length:

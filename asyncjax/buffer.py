@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from asyncjax.discipline import Coordinator
+from asyncjax.discipline import Coordinator, InOrder
 from asyncjax.engine import not_finite
 from asyncjax.host import Applied, Device, HostProgram, Job, Log, View
 from asyncjax.method import Chunk, State
@@ -58,6 +58,7 @@ class Buffer:
         # Each worker's private state after its last message that counts: arrays of its thread's workers, and its row.
         rows = [jax.device_put(x, d) for x, d in zip(local, device_of, strict=True)]
         self.local: list[tuple[Packed, int]] = [(rows[w % num_threads], w // num_threads) for w in range(num_workers)]
+        self.queue = InOrder[Job](coordinator.count)
         self.group: Group = []
         self.complete: list[Group] = []  # groups that wait for their update
         self.claimed = state.update  # the version that the last complete group leads to
@@ -89,6 +90,13 @@ class Buffer:
     def over(self) -> bool:
         """Whether no job is to begin: with the last group complete none is, though its update is still to come."""
         return self.stopping.is_set() or self.claimed >= self.num_updates
+
+    def admit(self, workers: Sequence[int]) -> list[int]:
+        """Those of the workers that the discipline lets begin now, and no more than the run still needs."""
+        rule = self.coordinator
+        with self.commit_lock:
+            wanted = (self.num_updates - self.claimed) * rule.discipline.group_size
+            return list(itertools.islice(filter(rule.admit, workers), wanted))
 
     def read(self) -> tuple[list[int], View]:
         """The version of each part, and the view."""
@@ -139,12 +147,12 @@ class Buffer:
         rule = self.coordinator
         if self.over() or rule.is_late(job.worker, self.claimed):
             return False
-        rule.handed_in(job.worker)
-        self.group.append(job)
-        if len(self.group) == rule.discipline.group_size:
-            self.complete.append(self.group)
-            self.group = []
-            self.claimed += 1
+        for ready in self.queue.add(rule.handed_in(job.worker), job):
+            self.group.append(ready)
+            if len(self.group) == rule.discipline.group_size and not self.over():
+                self.complete.append(self.group)
+                self.group = []
+                self.claimed += 1
         return True
 
     def _commit(self) -> None:

@@ -34,6 +34,7 @@ def run_ray(
     group_size: int = 1,
     wait: Wait = "never",
     bound: int | None = None,
+    eta: int | None = None,
     service: Service | None = None,
     num_processes: int | None = None,
     address: str | None = None,
@@ -63,6 +64,7 @@ def run_ray(
       group_size: G, messages per update.
       wait: "never", or "next_version" (with group_size=num_workers: the barrier); see `Discipline`.
       bound: no worker gets more than this many messages ahead of the slowest one (SSP).
+      eta: no message is staler than this: jobs wait for admission, messages for those that began before.
       service: artificial service times: a job then takes at least that many seconds.
       num_processes: what the workers share, round robin. With fewer processes than workers, one worker's job is
         computed while another's message travels. By default a process for each worker.
@@ -102,7 +104,7 @@ def run_ray(
     check_whole(max_restarts=max_restarts)
     if max_restarts < 0:
         raise ValueError(f"max_restarts={max_restarts}: use at least 0.")
-    discipline = Discipline(group_size, wait, bound).check(num_workers)
+    discipline = Discipline(group_size, wait, bound, eta).check(num_workers)
     state = starting_state(state, method, key, num_workers, num_updates, "num_updates")
     parts = (0,) * len(jax.tree.leaves(jax.eval_shape(method.view, state.shared)))
     program = cached_host_program(method, num_workers, group_size, parts)

@@ -5,11 +5,12 @@ The virtual clock and the thread engine drive the same `Coordinator`, so a rule 
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import Generic, Literal, NamedTuple, TypeVar, get_args
 
 from asyncjax.checks import check_whole
 
 Wait = Literal["never", "next_version"]
+T = TypeVar("T")
 
 
 class Discipline(NamedTuple):
@@ -23,15 +24,19 @@ class Discipline(NamedTuple):
         before the dropped job: a schedule tells all that happened. With G = W this is the barrier.
       bound: s of stale-synchronous parallel (Ho et al. 2013): no worker is ever more than s
         messages ahead of the slowest one. None: no bound.
+      eta: no message is ever staler than this (AReaL, Fu et al. 2025): a job may begin only while fewer than
+        (eta + version + 1) G have begun, and messages are consumed in the order in which their jobs began, whichever is
+        ready first. Meanwhile a worker whose message is ready goes on. None: whatever comes first is consumed first.
     """
 
     group_size: int = 1
     wait: Wait = "never"
     bound: int | None = None
+    eta: int | None = None
 
     def check(self, num_workers: int) -> Discipline:
         """Raises ValueError where no run could follow this discipline."""
-        check_whole(num_workers=num_workers, group_size=self.group_size, bound=self.bound)
+        check_whole(num_workers=num_workers, group_size=self.group_size, bound=self.bound, eta=self.eta)
         if num_workers < 1:
             raise ValueError(f"num_workers={num_workers}: at least one worker is needed.")
         if self.group_size < 1:
@@ -50,7 +55,17 @@ class Discipline(NamedTuple):
             )
         if self.bound is not None and self.wait == "next_version":
             raise ValueError("bound and wait='next_version' exclude each other: the barrier already bounds the gap.")
+        if self.eta is not None and self.eta < 0:
+            raise ValueError(f"eta={self.eta}: staleness is at least 0; with eta=0 every message is fresh.")
+        if self.eta is not None and (self.bound is not None or self.wait == "next_version"):
+            other = "wait='next_version'" if self.bound is None else "bound"
+            raise ValueError(f"eta and {other} exclude each other: choose one rule for who has to wait.")
         return self
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether there is anything that a worker may have to wait for before it begins."""
+        return self.wait != "never" or self.bound is not None or self.eta is not None
 
 
 class Coordinator:
@@ -62,19 +77,55 @@ class Coordinator:
         self.read = [-1] * num_workers  # the version each worker read last
         self.clock = [0] * num_workers  # messages each worker has handed in
         self.slowest = 0
+        self.count = version * discipline.group_size  # places that were given to messages
+        self.place: list[int | None] = [None] * num_workers  # under eta, of the job that the worker is at
 
     def may_begin(self, worker: int) -> bool:
-        """Whether the worker may read now. Once true it stays true until the worker begins."""
-        if self.discipline.wait == "next_version":
+        """Whether the worker may read now. But for `eta`, where others may be quicker, it stays true until it does."""
+        group_size, wait, bound, eta = self.discipline
+        if wait == "next_version":
             return self.version > self.read[worker]
-        return self.discipline.bound is None or self.clock[worker] + 1 - self.slowest <= self.discipline.bound
+        if eta is not None:  # a job that was lost is done again in its old place
+            return self.place[worker] is not None or self.count < (eta + self.version + 1) * group_size
+        return bound is None or self.clock[worker] + 1 - self.slowest <= bound
+
+    def admit(self, worker: int) -> bool:
+        """Lets the worker begin if it may: under `eta` its message has its place from now on."""
+        if not self.may_begin(worker):
+            return False
+        if self.discipline.eta is not None and self.place[worker] is None:
+            self.place[worker] = self._next_place()
+        return True
 
     def is_late(self, worker: int, version: int) -> bool:
         """Whether the message of this worker has to be dropped: all messages of this version are there already."""
         return self.discipline.wait == "next_version" and self.read[worker] < version
 
-    def handed_in(self, worker: int) -> None:
-        """Counts a message that was accepted."""
+    def handed_in(self, worker: int) -> int:
+        """Counts a message that was accepted; returns its place in the order in which all are consumed."""
         self.clock[worker] += 1
         if self.discipline.bound is not None and self.clock[worker] - 1 == self.slowest:
             self.slowest = min(self.clock)
+        place, self.place[worker] = self.place[worker], None
+        return self._next_place() if place is None else place
+
+    def _next_place(self) -> int:
+        self.count += 1
+        return self.count - 1
+
+
+class InOrder(Generic[T]):
+    """Messages by their places: each comes out when all before it have."""
+
+    def __init__(self, first: int) -> None:
+        self.next = first
+        self.early: dict[int, T] = {}
+
+    def add(self, place: int, message: T) -> list[T]:
+        """Takes a message; returns those whose turn has come."""
+        self.early[place] = message
+        ready = []
+        while self.next in self.early:
+            ready.append(self.early.pop(self.next))
+            self.next += 1
+        return ready

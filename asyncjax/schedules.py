@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from asyncjax.checks import check_whole
-from asyncjax.discipline import Coordinator, Discipline, Wait
+from asyncjax.discipline import Coordinator, Discipline, InOrder, Wait
 from asyncjax.service import Service, streams
 
 Array = np.ndarray | jax.Array
@@ -114,6 +114,7 @@ def from_service_times(
     wait: Wait = "never",
     commit: Service | float = 0.0,
     restart: Service | float = 0.0,
+    eta: int | None = None,
 ) -> Schedule:
     """The schedule that workers with these service times produce on a virtual clock.
 
@@ -136,6 +137,8 @@ def from_service_times(
       commit: seconds that an update takes, a number or a model of `asyncjax.service`.
       restart: seconds between a worker's update and its next read, in which a real one waits for a lock or a core. It
         reads what is committed meanwhile, too, so the mean staleness falls below W - 1.
+      eta: no message is staler than this: jobs wait for admission, messages for those that began before; see
+        `Discipline`.
 
     Raises:
       ValueError: sizes, a discipline or a commit time that no run could have.
@@ -152,7 +155,7 @@ def from_service_times(
     Source: with exponential times the machine-repairman model, Cox and Smith, Queues (1961).
     """
     _check_sizes(num_updates, num_workers)
-    coordinator = Coordinator(Discipline(group_size, wait, bound), num_workers)
+    coordinator = Coordinator(Discipline(group_size, wait, bound, eta), num_workers)
     times_of = [stream.__next__ for stream in streams(service, key, num_workers)]
     commits = _seconds("commit", commit, jax.random.fold_in(key, 0), 1)[0]
     restarts = _seconds("restart", restart, jax.random.fold_in(key, 1), num_workers)
@@ -220,20 +223,28 @@ class VirtualClock:
         group_size, sort = rule.discipline.group_size, rule.discipline.wait == "next_version"
         workers, reads, begins, ends, times = [], [], [], [], []
         group: list[tuple[int, int, float, float]] = []
+        queue = InOrder[tuple[int, int, float, float]](0)
         waiting: list[int] = []
         now = 0.0
         for worker in range(num_workers):
-            self.begin(worker, now, 0)
+            if rule.admit(worker):
+                self.begin(worker, now, 0)
+            else:
+                waiting.append(worker)
         while rule.version < num_updates:
             end, _, worker, ends_job = heapq.heappop(self.events)
             if not ends_job:
                 self.begin(worker, end, bisect.bisect_right(times, end))  # not what a commit under way will make
                 continue
             now = max(now, end)  # what was ready before its end comes next anyway
+            ready = []
             if not rule.is_late(worker, rule.version):
-                group.append((worker, rule.read[worker], self.began[worker], end))
-                rule.handed_in(worker)
-            if len(group) == group_size:
+                message = worker, rule.read[worker], self.began[worker], end
+                ready = queue.add(rule.handed_in(worker), message)
+            for message in ready:
+                group.append(message)
+                if len(group) < group_size or rule.version == num_updates:
+                    continue
                 now += self.commit()
                 # Under a barrier a group is a set: in the workers' order it is the same however they arrived.
                 for w, r, b, e in sorted(group) if sort else group:
@@ -244,13 +255,13 @@ class VirtualClock:
                 times.append(now)
                 group.clear()
                 rule.version += 1
-            if not waiting and rule.may_begin(worker):  # the common case, kept quick
+            if not waiting and rule.admit(worker):  # the common case, kept quick
                 self.resume(worker, now)
                 continue
             waiting.append(worker)
-            for ready in [w for w in waiting if rule.may_begin(w)]:
-                waiting.remove(ready)
-                self.resume(ready, now)
+            for admitted in [w for w in waiting if rule.admit(w)]:
+                waiting.remove(admitted)
+                self.resume(admitted, now)
         return workers, reads, begins, ends, times
 
 
@@ -323,7 +334,8 @@ def is_realizable(schedule: Schedule) -> bool:
     A worker reads only after it has handed in its previous message. The messages of update t are handed
     in while version t is the newest, the last of them makes version t + 1. So of one worker's consecutive
     messages (t, g) and (t', g'), the second reads version t or newer, and t + 1 or newer if g = G - 1.
-    Torn reads count by their oldest leaf.
+    Torn reads count by their oldest leaf. Under `eta` a message may wait for those that began before it, while
+    its worker goes on: such schedules need not be realizable in this sense.
     """
     schedule = check(schedule)
     num_updates, group_size = schedule.worker.shape

@@ -161,12 +161,13 @@ class Team:
     def _wait_for_turn(self, workers: list[int]) -> list[int]:
         """Waits until the discipline lets some of the workers begin, and returns those; none when the run is over."""
         rule, buffer = self.coordinator, self.buffer
-        if not any(map(rule.may_begin, workers)):
+        while not buffer.over():
+            if admitted := buffer.admit(workers):
+                return admitted
             with self.turn:
                 while not (buffer.stopping.is_set() or any(map(rule.may_begin, workers))):
                     self.turn.wait()
-        wanted = (self.num_updates - buffer.claimed) * rule.discipline.group_size
-        return [] if buffer.over() else [worker for worker in workers if rule.may_begin(worker)][:wanted]
+        return []
 
     def _read(self, workers: list[int]) -> tuple[float, list[int], View]:
         """The time, and what the buffer has: the version of each part, and the view."""
@@ -202,8 +203,7 @@ class Team:
     def _hand_in(self, jobs: list[Job], before: Packed) -> Packed:
         """Hands messages in, and returns the private states of the thread's workers: of dropped messages as before."""
         late, after = self.buffer.hand_in(jobs), jobs[0].worked.local
-        rule = self.coordinator.discipline
-        if rule.wait != "never" or rule.bound is not None:
+        if self.coordinator.discipline.may_wait:
             with self.turn:
                 self.turn.notify_all()
         if not late or self.buffer.over():

@@ -30,6 +30,7 @@ def run_threads(
     group_size: int = 1,
     wait: Wait = "never",
     bound: int | None = None,
+    eta: int | None = None,
     publication: Publication = "atomic",
     service: Service | None = None,
     devices: Sequence[Device] | None = None,
@@ -60,6 +61,7 @@ def run_threads(
       group_size: G, messages per update.
       wait: "never", or "next_version" (with group_size=num_workers: the barrier); see `Discipline`.
       bound: no worker gets more than this many messages ahead of the slowest one (SSP).
+      eta: no message is staler than this: jobs wait for admission, messages for those that began before.
       publication: "atomic", or "leaf": leaf by leaf, so that readers may see torn views, which
         are recorded as such.
       service: artificial service times: a job then takes at least that many seconds.
@@ -94,7 +96,7 @@ def run_threads(
     check_positive(timeout=timeout)
     if publication not in get_args(Publication):
         raise ValueError(f"publication={publication!r}: choose one of {', '.join(map(repr, get_args(Publication)))}.")
-    discipline = Discipline(group_size, wait, bound).check(num_workers)
+    discipline = Discipline(group_size, wait, bound, eta).check(num_workers)
     state = starting_state(state, method, key, num_workers, num_updates, "num_updates")
     num_leaves = len(jax.tree.leaves(jax.eval_shape(method.view, state.shared)))
     parts = tuple(range(num_leaves)) if publication == "leaf" else (0,) * num_leaves

@@ -24,6 +24,7 @@ import numpy as np
 import asyncjax
 from asyncjax import animation, arguments, commandline, loggers, plotting, runs
 from asyncjax.arguments import ONLY, Config, Plan
+from asyncjax.discipline import Discipline
 from asyncjax.environment import Environment
 from asyncjax.method import Method, Result
 from asyncjax.progress import Interruptible, Progress
@@ -90,7 +91,7 @@ def run(config: Config, plan: Plan, method: Method, key: jax.Array, **common: An
     if plan.schedule is not None:
         engine = getattr(asyncjax, config["engine"])
         return engine(method, plan.schedule, key, num_workers=config["num_workers"], **common)
-    options = {name: config[name] for name in ("num_workers", "group_size", "wait", "bound", *ONLY[config["engine"]])}
+    options = {name: config[name] for name in ("num_workers", *Discipline._fields, *ONLY[config["engine"]])}
     engine = getattr(asyncjax, f"run_{config['engine']}")
     service = arguments.make_service(config)
     return engine(method, key, num_updates=plan.num_updates, service=service, **options, **common)[0]

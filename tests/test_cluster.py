@@ -72,6 +72,7 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
     ("value iteration", {"group_size": WORKERS, "wait": "next_version"}),
     ("sgd, private optimizer", {"group_size": 2, "wait": "next_version"}),
     ("tabular q", {"bound": 2}),
+    ("sgd", {"group_size": 2, "eta": 1}),
     ("sgd", {"service": aj.service.straggler(0.2, 10.0, aj.service.exponential(0.001))}),
 ]
 
@@ -81,7 +82,8 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
 def test_replay_repeats_a_run_on_ray_bit_for_bit(ray: Any, name: str, options: dict[str, Any]) -> None:
     result, schedule = run(name, num_updates=40, **options)
     assert schedule.worker.shape == (40, options.get("group_size", 1))
-    assert aj.schedules.is_realizable(schedule)
+    assert aj.schedules.is_realizable(schedule) or "eta" in options
+    assert schedule.staleness().max() <= options.get("eta", np.inf)
     begin, end, time = (np.asarray(x) for x in (schedule.begin, schedule.end, schedule.time))
     assert np.all(begin < end)
     assert np.all(end <= time[:, None])
@@ -209,6 +211,15 @@ def test_a_barrier_waits_for_a_killed_process(ray: Any, tmp_path: Path) -> None:
     result, schedule = run(deadly, num_updates=6, group_size=WORKERS, wait="next_version")
     assert [mark.name for mark in tmp_path.iterdir()] == ["4"]
     assert_equal(schedule.read, aj.schedules.barrier(6, WORKERS).read)
+    assert_equal(aj.replay(deadly, schedule, KEY, num_workers=WORKERS), result)
+
+
+@pytest.mark.ray
+def test_under_eta_a_lost_job_is_done_again_in_its_place(ray: Any, tmp_path: Path) -> None:
+    deadly = killing(tmp_path, every=4)
+    result, schedule = run(deadly, num_updates=12, group_size=2, eta=1)
+    assert [mark.name for mark in tmp_path.iterdir()] == ["4"]
+    assert schedule.staleness().max() <= 1
     assert_equal(aj.replay(deadly, schedule, KEY, num_workers=WORKERS), result)
 
 

@@ -110,10 +110,11 @@ def joined(chunks: list[aj.Chunk]) -> tuple[dict[str, np.ndarray], aj.Schedule]:
     return metrics, aj.schedules.concatenate([chunk.schedule for chunk in chunks])
 
 
-def assert_replayable(chunks: list[aj.Chunk]) -> None:
+def assert_replayable(chunks: list[aj.Chunk], eta: int | None = None, **_: Any) -> None:
     """What was delivered is a run, to its last update."""
     metrics, schedule = joined(chunks)
-    assert aj.schedules.is_realizable(schedule)
+    assert aj.schedules.is_realizable(schedule) or eta is not None
+    assert schedule.staleness().max() <= (np.inf if eta is None else eta)
     hook.clear()
     again = aj.replay(HOSTED, schedule, KEY, num_workers=WORKERS)
     assert_equal(metrics, again.metrics)
@@ -133,7 +134,7 @@ def test_a_worker_that_raises_ends_a_threaded_run_and_nothing_is_lost(options: d
         aj.run_threads(HOSTED, KEY, num_workers=WORKERS, num_updates=ENDLESS, callback=chunks.append, **options)
     assert not workers_alive()
     assert any(note.startswith("Raised in worker 1, at update ") for note in caught.value.__notes__)
-    assert_replayable(chunks)
+    assert_replayable(chunks, **options)
 
 
 def test_a_worker_that_raises_in_its_first_job_ends_the_run_without_a_chunk() -> None:
@@ -307,7 +308,7 @@ def test_ctrl_c_ends_the_threads_and_delivers_the_rest(options: dict[str, Any]) 
         )
     assert not workers_alive()
     assert len(chunks) == 1
-    assert_replayable(chunks)
+    assert_replayable(chunks, **options)
 
 
 def test_ctrl_c_while_the_last_job_ends_loses_nothing_either() -> None:

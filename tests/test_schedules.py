@@ -221,6 +221,33 @@ def test_under_a_bound_of_s_nobody_gets_more_than_s_messages_ahead(bound: int, g
 
 
 @every_service
+@pytest.mark.parametrize(("eta", "group_size"), [(0, 1), (0, 3), (1, 2), (2, 1), (9, 1)])
+def test_under_eta_jobs_begin_when_admitted_and_are_consumed_in_that_order(
+    service: aj.service.Service, eta: int, group_size: int
+) -> None:
+    """Job n begins when its worker is free and version n // G - eta exists; update t waits for all jobs before it."""
+    made = from_service_times(service, 120, WORKERS, KEY, group_size=group_size, eta=eta)
+    assert made.staleness().max() <= eta
+    begin, end, time = (np.asarray(x) for x in (made.begin, made.end, made.time))
+    np.testing.assert_array_equal(time, np.maximum.accumulate(end.max(1)))
+    begin, end, free = begin.ravel(), end.ravel(), np.zeros(WORKERS)
+    for n, worker in enumerate(made.worker.ravel()):
+        exists = time[n // group_size - eta - 1] if n // group_size > eta else 0.0
+        assert begin[n] == max(free[worker], exists)
+        free[worker] = end[n]
+    np.testing.assert_array_equal(begin, np.sort(begin))
+
+
+def test_eta_bounds_what_is_stale_without_it() -> None:
+    service = SERVICES["exponential, unequal"]
+    free = from_service_times(service, 200, WORKERS, KEY)
+    for eta in (0, 1, 2):
+        assert from_service_times(service, 200, WORKERS, KEY, eta=eta).staleness().max() == eta < free.staleness().max()
+    equal = aj.service.constant(1.0)  # equal workers are in order by themselves
+    assert_equal(from_service_times(equal, 50, 4, KEY, eta=4), from_service_times(equal, 50, 4, KEY))
+
+
+@every_service
 def test_waiting_for_the_next_version_in_groups_of_all_workers_is_the_barrier(service: aj.service.Service) -> None:
     made = from_service_times(service, 50, WORKERS, KEY, group_size=WORKERS, wait="next_version")
     named = aj.schedules.barrier(50, WORKERS)
@@ -535,6 +562,9 @@ ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
     "discipline, no worker": (disciplined(0), r"num_workers=0: at least one"),
     "discipline, group": (disciplined(group_size=-1), r"group_size=-1: .* at least one message"),
     "discipline, wait": (disciplined(wait=None), r"wait=None: choose one of"),
+    "discipline, eta": (disciplined(eta=-1), r"eta=-1: staleness is at least 0"),
+    "eta and bound": (timed_by(one, eta=2, bound=2), r"eta and bound exclude each other"),
+    "eta and barrier": (timed_by(one, eta=2, wait="next_version"), r"eta and wait='next_version' exclude"),
     "discipline, bound": (disciplined(bound=-1), r"bound=-1: .* at least 1"),
     "float worker": (checked([[0.0]], [[0]]), r"schedule\.worker is float64\[1, 1\].*wants Int\[T, G\]"),
     "flat worker": (checked([0, 0], [0, 0]), r"schedule\.worker is int64\[2\].*add an axis: worker\[:, None\]"),

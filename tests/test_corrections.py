@@ -179,7 +179,7 @@ def test_chained_in_front_of_the_optimizer_it_is_the_same_arithmetic(name: str) 
     assert_equal((x.correction_state, x.opt_state), y.opt_state)
 
 
-@everywhere
+@pytest.mark.parametrize("name", [name for name in IDENTITIES if name != "ringmaster"])  # which refuses groups
 def test_a_group_is_the_mean_of_messages_corrected_one_after_the_other(name: str) -> None:
     correction, rng = IDENTITIES[name](), np.random.default_rng(0)
     run = quadratic(optax.sgd(0.1), correction=correction)

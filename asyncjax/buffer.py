@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from asyncjax.discipline import Coordinator, InOrder
+from asyncjax.discipline import Coordinator, Groups
 from asyncjax.engine import not_finite
 from asyncjax.host import Applied, Device, HostProgram, Job, Log, View
 from asyncjax.method import Chunk, State
@@ -58,8 +58,7 @@ class Buffer:
         # Each worker's private state after its last message that counts: arrays of its thread's workers, and its row.
         rows = [jax.device_put(x, d) for x, d in zip(local, device_of, strict=True)]
         self.local: list[tuple[Packed, int]] = [(rows[w % num_threads], w // num_threads) for w in range(num_workers)]
-        self.queue = InOrder[Job](coordinator.count)
-        self.group: Group = []
+        self.groups = Groups[Job](coordinator.count, coordinator.discipline.group_size)
         self.complete: list[Group] = []  # groups that wait for their update
         self.claimed = state.update  # the version that the last complete group leads to
         self.log = Log(program)
@@ -147,12 +146,9 @@ class Buffer:
         rule = self.coordinator
         if self.over() or rule.is_late(job.worker, self.claimed):
             return False
-        for ready in self.queue.add(rule.handed_in(job.worker), job):
-            self.group.append(ready)
-            if len(self.group) == rule.discipline.group_size and not self.over():
-                self.complete.append(self.group)
-                self.group = []
-                self.claimed += 1
+        complete = self.groups.add(rule.handed_in(job.worker), job)[: self.num_updates - self.claimed]
+        self.complete += complete
+        self.claimed += len(complete)
         return True
 
     def _commit(self) -> None:

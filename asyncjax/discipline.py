@@ -114,18 +114,27 @@ class Coordinator:
         return self.count - 1
 
 
-class InOrder(Generic[T]):
-    """Messages by their places: each comes out when all before it have."""
+class Groups(Generic[T]):
+    """Messages by their places, in groups: a group comes out when all its messages are there, and all before them.
 
-    def __init__(self, first: int) -> None:
-        self.next = first
+    Args:
+      first: the first place.
+      size: G.
+    """
+
+    def __init__(self, first: int, size: int) -> None:
+        self.next, self.size = first, size
         self.early: dict[int, T] = {}
+        self.group: list[T] = []
 
-    def add(self, place: int, message: T) -> list[T]:
-        """Takes a message; returns those whose turn has come."""
+    def add(self, place: int, message: T) -> list[list[T]]:
+        """Takes a message; returns the groups that it completes."""
         self.early[place] = message
-        ready = []
+        complete = []
         while self.next in self.early:
-            ready.append(self.early.pop(self.next))
+            self.group.append(self.early.pop(self.next))
             self.next += 1
-        return ready
+            if len(self.group) == self.size:
+                complete.append(self.group)
+                self.group = []
+        return complete

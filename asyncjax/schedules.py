@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from asyncjax.checks import check_whole
-from asyncjax.discipline import Coordinator, Discipline, InOrder, Wait
+from asyncjax.discipline import Coordinator, Discipline, Groups, Wait
 from asyncjax.service import Service, streams
 
 Array = np.ndarray | jax.Array
@@ -220,10 +220,9 @@ class VirtualClock:
     def run(self, num_updates: int) -> tuple[list[int], list[int], list[float], list[float], list[float]]:
         """Flat lists over the T G messages: worker, read, begin, end; and the T commit times."""
         rule, num_workers = self.coordinator, len(self.service)
-        group_size, sort = rule.discipline.group_size, rule.discipline.wait == "next_version"
+        sort = rule.discipline.wait == "next_version"
         workers, reads, begins, ends, times = [], [], [], [], []
-        group: list[tuple[int, int, float, float]] = []
-        queue = InOrder[tuple[int, int, float, float]](0)
+        groups = Groups[tuple[int, int, float, float]](0, rule.discipline.group_size)
         waiting: list[int] = []
         now = 0.0
         for worker in range(num_workers):
@@ -237,14 +236,11 @@ class VirtualClock:
                 self.begin(worker, end, bisect.bisect_right(times, end))  # not what a commit under way will make
                 continue
             now = max(now, end)  # what was ready before its end comes next anyway
-            ready = []
+            complete = []
             if not rule.is_late(worker, rule.version):
                 message = worker, rule.read[worker], self.began[worker], end
-                ready = queue.add(rule.handed_in(worker), message)
-            for message in ready:
-                group.append(message)
-                if len(group) < group_size or rule.version == num_updates:
-                    continue
+                complete = groups.add(rule.handed_in(worker), message)[: num_updates - rule.version]
+            for group in complete:
                 now += self.commit()
                 # Under a barrier a group is a set: in the workers' order it is the same however they arrived.
                 for w, r, b, e in sorted(group) if sort else group:
@@ -253,7 +249,6 @@ class VirtualClock:
                     begins.append(b)
                     ends.append(e)
                 times.append(now)
-                group.clear()
                 rule.version += 1
             if not waiting and rule.admit(worker):  # the common case, kept quick
                 self.resume(worker, now)

@@ -108,7 +108,9 @@ def random_policy(args: Args) -> float:
     for pool in pools:
         pool.reset()
         pool.step(np.zeros(args.num_envs, np.int32))
-    seconds = timed(lambda: together([lambda pool=pool: play(pool) for pool in pools]))
+    start = time.perf_counter()
+    together([lambda pool=pool: play(pool) for pool in pools])
+    seconds = time.perf_counter() - start
     for pool in pools:
         pool.close()
     return args.num_workers * steps * args.num_envs / seconds
@@ -131,13 +133,6 @@ def together(functions: list[Callable[[], None]]) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-
-
-def timed(function: Callable[[], None]) -> float:
-    """Seconds that it takes."""
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -274,14 +274,17 @@ def test_a_stuck_update_ends_the_run_too() -> None:
 
     sized = {"num_workers": WORKERS, "num_updates": ENDLESS, "timeout": PATIENCE}
     try:
-        with pytest.raises(TimeoutError, match=r"writer has been busy with one commit .* at update 5; timeout=4\.0 s"):
+        with pytest.raises(TimeoutError, match=r"writer has been busy with one commit .* timeout=4\.0 s") as caught:
             aj.run_threads(HOSTED._replace(apply=apply), KEY, callback=chunks.append, **sized)
     finally:
         released.set()
         for thread in threading.enumerate():
             if thread.name.startswith("worker"):
                 thread.join()
-    assert joined(chunks)[1].num_updates == 5
+    delivered = joined(chunks)[1].num_updates  # fewer than 5 where one commit held several updates
+    assert delivered <= 5
+    assert f"at update {delivered};" in str(caught.value)
+    assert_replayable(chunks)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ IMAGES = {
     "learning_rate": 2.5e-3,
     "anneal_steps": 1e6,
 }
-# (method, pattern of environment names) -> the options that differ from the method's defaults.
+# (method, pattern of environment names, the first that fits) -> the options that differ from the method's defaults.
 TUNED: dict[tuple[str, str], dict[str, Any]] = {
     ("a3c", "CartPole-v1"): {"anneal_steps": 5e5},  # with a constant step size returns dip more often
     ("a3c", "MemoryChain-bsuite"): {"core": "gru", "unroll_length": 20},
@@ -28,6 +28,8 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
     ("a3c", "Pendulum-v1"): {"discount": 0.9},
     ("ppo", "Pendulum-v1"): {"discount": 0.9, "anneal_steps": 1e6, "num_minibatches": 8, "learning_rate": 2e-3},
     ("ppo", "*-MinAtar"): IMAGES,
+    ("a3c", "Asterix-MinAtar"): {"learning_rate": 3e-3, "anneal_steps": 5e6},  # games that go on improving
+    ("a3c", "SpaceInvaders-MinAtar"): {"learning_rate": 3e-3, "anneal_steps": 5e6},
     ("a3c", "*-MinAtar"): {"learning_rate": 3e-3, "anneal_steps": 1e6},
     ("impala", "*-MinAtar"): {"learning_rate": 4e-3, "anneal_steps": 1e6},
 }

@@ -24,6 +24,8 @@ import asyncjax as aj
 from asyncjax import commandline, plotting, statistics
 from asyncjax.checks import check_counts
 from asyncjax.sweeps import summaries
+from asyncjax.sweeps.batch_progress import BatchProgress
+from asyncjax.sweeps.store import Store
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +59,8 @@ class Learning:
     label: str = ""
     """Added to the names of the files, to keep variants apart."""
     keep: Path | None = None
-    """emulate: folder for finished seeds, so that a run that was stopped, or gets more seeds, continues; for equal
-    arguments only."""
+    """Folder for finished seeds, so that a run that was stopped, or gets more seeds, continues; for equal arguments
+    only."""
 
 
 COUNTS = ("num_workers", "group_size", "total_steps", "seeds", "eval_episodes", "points")
@@ -134,12 +136,17 @@ def emulated(args: Args, method: aj.Method, num_updates: int, curve: Any, evalua
 def threaded(args: Args, method: aj.Method, num_updates: int, curve: Any, evaluation: Any) -> dict[str, np.ndarray]:
     """One run after the other on host threads."""
     sizes = {"num_workers": args["num_workers"], "num_updates": num_updates, "group_size": args["group_size"]}
-    rows = []
-    for seed in range(args["seeds"]):
-        result, schedule = aj.run_threads(method, jax.random.key(seed), **sizes)
-        row = {**jax.jit(curve)(result), **evaluation(result, method, jax.random.key(args["seeds"] + seed))}
-        rows.append({**row, "staleness": schedule.staleness().mean()})
-    return {name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]}
+    store = Store(args["keep"], jax.random.key(0))
+    todo = [seed for seed in range(args["seeds"]) if ({}, seed) not in store]
+    with BatchProgress(args["seeds"], args["seeds"] - len(todo)) as shown:
+        for seed in todo:
+            run_key, evaluation_key = jax.random.split(jax.random.key(seed))
+            result, schedule = aj.run_threads(method, run_key, **sizes)
+            row = {**jax.jit(curve)(result), **evaluation(result, method, evaluation_key)}
+            row["staleness"] = schedule.staleness().mean()
+            store.add([({}, seed)], {name: np.asarray(x)[None] for name, x in row.items()})
+            shown.advance(1)
+    return {name: x[0] for name, x in store.table([{}], range(args["seeds"])).values.items()}
 
 
 if __name__ == "__main__":

@@ -161,6 +161,30 @@ def test_bad_commands_are_told_what_to_do(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir()), "what makes no sense leaves nothing behind"
 
 
+def test_threads_that_are_stopped_go_on_with_the_seeds_that_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sized = [*TINY, "--engine", "threads", "--results", str(tmp_path), "--keep", str(tmp_path / "keep")]
+    begun: list[int] = []
+
+    def run_threads(*args: Any, **options: Any) -> Any:
+        begun.append(1)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return threads(*args, **options)
+
+    threads = aj.run_threads
+    monkeypatch.setattr(aj, "run_threads", run_threads)
+    with pytest.raises(KeyboardInterrupt):
+        learning.main(["a3c", *sized])
+    first = learning.main(["a3c", *sized, "--seeds", "1"])
+    assert len(begun) == 2
+    both = learning.main(["a3c", *sized])
+    assert len(begun) == 3
+    assert both["evaluation"][0] == first["evaluation"][0]
+    assert both["returns"].shape[0] == 2
+
+
 def test_the_pictures_of_other_shapes() -> None:
     """Samples of three names: a panel for each; of one setting a panel without a name."""
     rng = np.random.default_rng(0)

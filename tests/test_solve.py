@@ -104,6 +104,15 @@ def test_values_that_rounding_keeps_from_the_exact_ones_end_a_run(method, conver
     assert error(solution, mdp, 0.99) <= solution.bound
 
 
+@given(seed=st.integers(0, 2**32 - 1), discount=st.sampled_from([0.9, 0.999, 0.9999]))
+@pytest.mark.parametrize("method", SYNCHRONOUS)
+def test_bounds_hold_in_float32_where_values_are_much_larger_than_rewards(method, discount, seed):
+    """Rounding is relative to the values after a shift, which may be a horizon times larger than those before it."""
+    for mdp in (single(aj.mdp.cycle(1, reward=0.1)), single(aj.mdp.garnet(seed, 4, 2, 3))):
+        solution = aj.solve(mdp, discount, tolerance=1e-30, method=method, max_seconds=0.05)
+        assert error(solution, mdp, discount) <= solution.bound
+
+
 @given(seed=st.integers(0, 2**32 - 1), ends=st.booleans())
 def test_bounds_hold_where_rows_only_nearly_sum_to_1(seed, ends):
     """Within what `check` lets pass; the values of the rows as they are then differ by far more than the bound."""

@@ -112,12 +112,12 @@ class Certificate:
     def bounds(self, residual: Residual) -> tuple[float, float]:
         """Bounds on the error of the shifted values, and on the loss of the policy that attained the maximum."""
         low, high = self._interval(residual.low, residual.high)
-        shift, floor = self.shift(residual.low, residual.high), self.floor(residual.scale)
+        shift, floor = self.shift(residual.low, residual.high), self.floor(residual)
         return max(high - shift, shift - low) + floor, high - low + 2 * floor
 
-    def floor(self, scale: float) -> float:
-        """The bound that rounding allows: no sweep gets below it."""
-        return self.horizon * self.rounding * scale
+    def floor(self, residual: Residual) -> float:
+        """The bound that rounding allows: no sweep gets below it. Shifted values may be much larger than TV."""
+        return self.horizon * self.rounding * (residual.scale + abs(self.shift(residual.low, residual.high)))
 
     def _interval(self, low: float, high: float) -> tuple[float, float]:
         """Where V* - TV lies."""
@@ -161,7 +161,7 @@ class Run:
         self.tell(residual, self.bound)
         self.since = 0 if self.bound < self.best else self.since + 1
         self.best = min(self.best, self.bound)
-        self.finished = self.converged or self._exact(self.certificate.floor(residual.scale)) or self.expired()
+        self.finished = self.converged or self._exact(self.certificate.floor(residual)) or self.expired()
         return self.finished
 
     def _exact(self, floor: float) -> bool:

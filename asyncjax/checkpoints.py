@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from asyncjax.checks import first_difference, leaf_types
 from asyncjax.engine import compile_init
 from asyncjax.method import Method, PyTree, State
 from asyncjax.packing import Leaf, Packer
@@ -37,7 +38,7 @@ class Checkpoints:
         if state.update in self.updates():
             return
         tree = _arrays({"shared": state.shared, "local": state.local, "views": list(state.views.values())})
-        meta = {"versions": [int(v) for v in state.views], "time": float(state.time), "leaves": _describe(tree)}
+        meta = {"versions": [int(v) for v in state.views], "time": float(state.time), "leaves": leaf_types(tree)}
         args = ocp.args.Composite(tree=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
         self._open().save(int(state.update), args=args)
 
@@ -66,8 +67,8 @@ class Checkpoints:
         shared, local = jax.eval_shape(compile_init(method, num_workers), jax.random.key(0))
         view = jax.eval_shape(method.view, shared)
         packer = Packer.of({"shared": shared, "local": local, "views": [view for _ in meta["versions"]]})
-        like = packer.treedef.unflatten([np.zeros(leaf.shape, leaf.dtype) for leaf in packer.leaves])
-        self._check(meta["leaves"], _describe(like))
+        like = packer.treedef.unflatten([_saved(np.zeros(leaf.shape, leaf.dtype)) for leaf in packer.leaves])
+        self._check(meta["leaves"], leaf_types(like))
         tree = self._open().restore(updates[-1], args=ocp.args.Composite(tree=ocp.args.StandardRestore(like))).tree
         leaves = zip(packer.treedef.flatten_up_to(tree), packer.leaves, strict=True)
         tree = packer.treedef.unflatten([_restore_leaf(x, leaf) for x, leaf in leaves])
@@ -91,19 +92,22 @@ class Checkpoints:
         return self._manager
 
     def _check(self, saved: dict[str, str], wanted: dict[str, str]) -> None:
-        if saved == wanted:
-            return
-        name = next(name for name in {**saved, **wanted} if saved.get(name) != wanted.get(name))
-        raise ValueError(
-            f"The checkpoint in {self.directory} is of another configuration: {name} is"
-            f" {saved.get(name, 'absent')} there and {wanted.get(name, 'absent')} in this method. Build the method with"
-            " the arguments in the run's config.json, or start a new run directory."
-        )
+        if name := first_difference(saved, wanted):
+            raise ValueError(
+                f"The checkpoint in {self.directory} is of another configuration: {name} is"
+                f" {saved.get(name, 'absent')} there and {wanted.get(name, 'absent')} in this method. Build the method"
+                " with the arguments in the run's config.json, or start a new run directory."
+            )
 
 
 def _arrays(tree: PyTree) -> PyTree:
     """Everything as numpy arrays, so that a checkpoint does not depend on the devices of the run."""
-    return jax.tree.map(lambda x: np.asarray(jax.random.key_data(x) if is_key(x) else x), tree)
+    return jax.tree.map(lambda x: _saved(np.asarray(jax.random.key_data(x) if is_key(x) else x)), tree)
+
+
+def _saved(x: np.ndarray) -> np.ndarray | None:
+    """What is saved of an array: nothing where it has no entries, which orbax refuses."""
+    return x if x.size else None
 
 
 def is_key(x: Any) -> bool:
@@ -111,12 +115,6 @@ def is_key(x: Any) -> bool:
     return isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
-def _restore_leaf(x: np.ndarray, leaf: Leaf) -> jax.Array:
-    array = jax.numpy.asarray(x)
+def _restore_leaf(x: np.ndarray | None, leaf: Leaf) -> jax.Array:
+    array = jax.numpy.zeros(leaf.shape, leaf.dtype) if x is None else jax.numpy.asarray(x)
     return jax.random.wrap_key_data(array, impl=leaf.key_impl) if leaf.key_impl else array
-
-
-def _describe(tree: PyTree) -> dict[str, str]:
-    """Leaf path -> dtype and shape, such as {"shared.params.kernel": "float32[4, 64]"}."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): f"{x.dtype}{list(x.shape)}" for path, x in leaves}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import reprlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -59,3 +60,48 @@ def check_run_key(key: Any) -> None:
         raise ValueError(
             f"key is of the generator {name}: set jax.config.update('jax_default_prng_impl', {name!r}) first."
         )
+
+
+def check_initial(state: Any, num_workers: int) -> tuple[Any, Any]:
+    """What a method's `init` returned; raises TypeError or ValueError unless it is (shared, local of W workers)."""
+    if not isinstance(state, (tuple, list)) or len(state) != 2:
+        raise TypeError("init returned no pair: return (shared, local).")
+    for leaf in jax.tree.leaves(state[1]):
+        if np.shape(leaf)[:1] != (num_workers,):
+            raise ValueError(
+                f"init made a leaf of shape {np.shape(leaf)} of the private states of {num_workers} workers: give one"
+                " slice per worker, stacked on axis 0; what is alike for all belongs to the shared state."
+            )
+    return state[0], state[1]
+
+
+def check_outputs(function: str, outputs: Any, *names: str) -> tuple[Any, ...]:
+    """The values that one of a method's functions returned; raises TypeError unless they are these, metrics last."""
+    if not isinstance(outputs, (tuple, list)) or len(outputs) != len(names):
+        found = f"{len(outputs)} values" if isinstance(outputs, (tuple, list)) else f"one {type(outputs).__name__}"
+        raise TypeError(f"{function} returned {found}: return ({', '.join(names)}).")
+    metrics = outputs[-1]
+    if not isinstance(metrics, Mapping) or not all(hasattr(value, "shape") for value in metrics.values()):
+        raise TypeError(f"{function} reported the metrics {metrics}: give a dictionary, name -> array, or {{}}.")
+    return tuple(outputs)
+
+
+def check_kept(function: str, what: str, before: Any, after: Any) -> None:
+    """Raises TypeError unless a function gave a state back with the leaves, shapes and dtypes that it had."""
+    if name := first_difference(old := leaf_types(before), new := leaf_types(after)):
+        raise TypeError(
+            f"{function} gave the {what} back with {name} = {new.get(name, 'absent')}, but it was"
+            f" {old.get(name, 'absent')}: keep its leaves, shapes and dtypes from update to update."
+        )
+
+
+def leaf_types(tree: Any) -> dict[str, str]:
+    """Leaf path -> dtype and shape, such as {"shared.params.kernel": "float32[4, 64]"}; one leaf alone is "it"."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") or "it" for path, _ in leaves]
+    return {name: f"{x.dtype}{list(x.shape)}" for name, (_, x) in zip(names, leaves, strict=True)}
+
+
+def first_difference(one: dict[str, str], other: dict[str, str]) -> str | None:
+    """The first name that two dictionaries do not have alike, or None."""
+    return next((name for name in {**one, **other} if one.get(name) != other.get(name)), None)

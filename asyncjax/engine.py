@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from asyncjax.checks import check_kind, check_run_key
+from asyncjax.checks import check_initial, check_kind, check_run_key
 from asyncjax.method import Array, Method, Metrics, PyTree, State
 from asyncjax.schedules import Schedule
 
@@ -31,7 +31,7 @@ def initial_state(method: Method, key: jax.Array, num_workers: int) -> State:
 @lru_cache(maxsize=128)
 def compile_init(method: Method, num_workers: int) -> Callable[[jax.Array], tuple[PyTree, PyTree]]:
     """`method.init`, with weak types made strong: they would change after the first update."""
-    return jax.jit(lambda key: jax.tree.map(_strong, method.init(key, num_workers)))
+    return jax.jit(lambda key: jax.tree.map(_strong, check_initial(method.init(key, num_workers), num_workers)))
 
 
 def _strong(x: Any) -> jax.Array:

@@ -64,13 +64,10 @@ class HostProgram:
 
     def __init__(self, packed: PackedMethod, group_size: int, placement: Placement | None = None) -> None:
         self.packed, self.group_size, self.placement = packed, group_size, placement
-        apply_args = packed.apply_like(group_size)
-        apply_metrics = jax.eval_shape(packed.apply, *apply_args)[1]
-        merge_metrics(packed.work_metrics, apply_metrics)  # raises where the two share a name
-        self.work_metrics, self.apply_metrics = Packer.of(packed.work_metrics), Packer.of(apply_metrics)
+        self.work_metrics, self.apply_metrics = map(Packer.of, (packed.work_metrics, packed.apply_metrics(group_size)))
         # What calls back to Python may wait for another worker, or fail: each job, each update is then a call.
         self.work_calls_back = calls_back(packed.work, packed.view_like, packed.local.like())
-        self.apply_calls_back = calls_back(packed.apply, *apply_args)
+        self.apply_calls_back = calls_back(packed.apply, *packed.apply_like(group_size))
         self._executables: dict[tuple[str, Place, int], Any] = {}
         self.load = jax.jit(self._load, static_argnums=2)
         self._row = jax.jit(lambda rows, row: jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, row, 1), rows))
@@ -254,7 +251,8 @@ class Log:
     def read(self) -> tuple[Metrics, Schedule]:
         """The metrics and the schedule of the logged updates."""
         of_work = _collect(self.program.work_metrics, self.of_work)
-        metrics = {n: x.reshape(len(self.times), -1, *x.shape[1:]) for n, x in of_work.items()}
+        shape = (len(self.times), self.program.group_size)
+        metrics = {n: x.reshape(*shape, *x.shape[1:]) for n, x in of_work.items()}
         return merge_metrics(metrics, _collect(self.program.apply_metrics, self.of_apply)), self._schedule()
 
     def _schedule(self) -> Schedule:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from asyncjax.checks import check_kept, check_outputs
 from asyncjax.engine import compile_init
 from asyncjax.method import Method, Metrics, PyTree, Stale
 
@@ -88,9 +89,19 @@ class PackedMethod:
         shared, local = jax.eval_shape(compile_init.__wrapped__(method, num_workers), jax.random.key(0))
         one_worker = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), local)
         self.view_like = jax.eval_shape(self.view, shared)
-        message, _, self.work_metrics = jax.eval_shape(self.work, self.view_like, one_worker)
+        worked = jax.eval_shape(self.work, self.view_like, one_worker)
+        message, kept, self.work_metrics = check_outputs("work", worked, "message", "local", "metrics")
+        check_kept("work", "private state", one_worker, kept)
         self.shared, self.local, self.message = Packer.of(shared), Packer.of(one_worker), Packer.of(message)
         self.view_parts = [Packer.of(leaves) for leaves in self._split(self.view_like)]
+
+    def apply_metrics(self, group_size: int) -> Metrics:
+        """The shapes and dtypes of what `apply` reports."""
+        likes = self.apply_like(group_size)
+        kept, metrics = check_outputs("apply", jax.eval_shape(self.apply, *likes), "shared", "metrics")
+        check_kept("apply", "shared state", likes[0], kept)
+        merge_metrics(self.work_metrics, metrics)  # raises where the two share a name
+        return metrics
 
     def apply_like(self, group_size: int) -> tuple[PyTree, PyTree, Stale]:
         """The shapes and dtypes of what `apply` takes, for groups of G messages."""

@@ -115,8 +115,7 @@ class Program:
         """A chunk: batches of messages, each followed by the updates that have all they need."""
         num_updates, group_size = plan.message_of.shape
         of_work = zeros(self.packed.work_metrics, num_updates * group_size)
-        of_apply = zeros(jax.eval_shape(self.packed.apply, *self.packed.apply_like(group_size))[1], num_updates)
-        merge_metrics(of_work, of_apply)  # raises where the two share a name
+        of_apply = zeros(self.packed.apply_metrics(group_size), num_updates)
 
         def batch(k: Any, loop: tuple[Carry, Metrics, Metrics]) -> tuple[Carry, Metrics, Metrics]:
             carry, of_work, of_apply = loop
@@ -130,7 +129,8 @@ class Program:
                 carry, of_apply = jax.lax.fori_loop(first, last, body, (carry, of_apply))
             return carry, of_work, of_apply
 
-        carry, of_work, of_apply = jax.lax.fori_loop(0, plan.num_batches, batch, (carry, of_work, of_apply))
+        loop = carry, of_work, of_apply
+        carry, of_work, of_apply = jax.lax.fori_loop(0, plan.num_batches, batch, loop) if num_updates else loop
         of_work = {name: x.reshape(num_updates, group_size, *x.shape[1:]) for name, x in of_work.items()}
         return carry, merge_metrics(of_work, of_apply)
 
@@ -138,7 +138,8 @@ class Program:
         """Computes batch k; returns also where all messages lie, and what the work reported."""
         local = self.packed.local.unpack(_take(carry.local, plan.worker[k]))
         view = self._take_views(carry.views, plan.view_slot[k])
-        messages, local, reported = isolated(self._work_lanes, plan.view_slot[k, 0, 0] > 0, view, local)
+        lanes = partial(self._work_lanes, layout.width)
+        messages, local, reported = isolated(lanes, plan.worker[k, 0] > 0, view, local)
         empty = plan.job[k] == OUT_OF_RANGE
         worker = jnp.where(empty, OUT_OF_RANGE, plan.worker[k])
         carry = carry._replace(local=_put(carry.local, worker, self.packed.local.pack(local, 1)))
@@ -147,10 +148,10 @@ class Program:
             carry = carry._replace(messages=messages)
         return carry, messages, reported
 
-    def _work_lanes(self, views: PyTree, locals_: PyTree) -> tuple[PyTree, PyTree, Metrics]:
+    def _work_lanes(self, width: int, views: PyTree, locals_: PyTree) -> tuple[PyTree, PyTree, Metrics]:
         """`work` on a leading axis of lanes; on a single lane with the very arithmetic of `work` without the axis."""
-        if jax.tree.leaves((views, locals_))[0].shape[0] > 1:
-            return jax.vmap(self.packed.work)(views, locals_)
+        if width > 1:
+            return jax.vmap(self.packed.work, axis_size=width)(views, locals_)
         one_view, one_local = jax.tree.map(lambda x: x[0], (views, locals_))
         return jax.tree.map(lambda x: x[None], self.packed.work(one_view, one_local))
 

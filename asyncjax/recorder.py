@@ -157,7 +157,7 @@ def summarize(chunk: Chunk, first: int) -> Row:
     total = np.bincount(worker, weights=staleness)
     row["staleness"], row["staleness_max"] = float(staleness.mean()), float(staleness.max())
     row["staleness_per_worker"] = [float(t / c) if c else None for t, c in zip(total, count, strict=True)]
-    return row | {name: float(value.mean()) for name, value in sums.items()}
+    return row | {name: float(value.mean()) if value.size else None for name, value in sums.items()}
 
 
 def _tidy(value: Any) -> Any:

@@ -26,6 +26,37 @@ def noisy_quadratic(**options: Any) -> aj.Method:
     return aj.sgd(loss, params, optimizer=optax.adam(0.05), sample=lambda key: jax.random.normal(key, (3,)), **options)
 
 
+def leaves_of_all_kinds() -> aj.Method:
+    """Random keys, truth values, bytes and nothing at all, in every place."""
+
+    def init(key: jax.Array, num_workers: int) -> Any:
+        keys = jax.random.split(key, num_workers)
+        shared = {
+            "key": key,
+            "odd": jnp.array([True, False]),
+            "byte": jnp.uint8(3),
+            "none": None,
+            "empty": jnp.zeros((0,)),
+        }
+        return shared, {
+            "key": keys,
+            "odd": jnp.zeros(num_workers, bool),
+            "empty": jnp.zeros((num_workers, 0, 2)),
+            "e": (),
+        }
+
+    def work(view: Any, local: Any) -> Any:
+        message = {"key": jax.random.fold_in(local["key"], view["byte"]), "odd": view["odd"], "none": None}
+        new = {**local, "key": jax.random.fold_in(local["key"], 1), "odd": ~local["odd"]}
+        return message, new, {"odd": local["odd"], "empty": view["empty"]}
+
+    def apply(shared: Any, messages: Any, stale: aj.Stale) -> Any:
+        byte = jax.random.bits(messages["key"][0], (), jnp.uint8) + shared["byte"]
+        return {**shared, "byte": byte, "odd": ~messages["odd"][0]}, {"byte": byte, "staleness": stale.staleness}
+
+    return aj.Method(init, lambda shared: shared, work, apply)
+
+
 METHODS: dict[str, Callable[[], aj.Method]] = {
     "sgd": noisy_quadratic,
     "sgd, private optimizer": lambda: noisy_quadratic(private_optimizer=True),

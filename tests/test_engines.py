@@ -22,8 +22,10 @@ from tests.laws import (
     assert_close,
     assert_equal,
     definition,
+    leaves_of_all_kinds,
     method,
     noisy_quadratic,
+    raw,
     schedules,
 )
 
@@ -77,6 +79,29 @@ def test_all_engines_compute_the_definition_in_groups(name: str) -> None:
     service = aj.service.exponential()
     schedule = aj.schedules.from_service_times(service, 8, WORKERS, KEY, group_size=2, wait="next_version")
     check_engines(name, schedule, width=3, chunk_size=64)
+
+
+def no_view_and_no_private_state() -> aj.Method:
+    return aj.Method(
+        lambda key, num_workers: (jnp.float32(0), None),
+        lambda shared: (),
+        lambda view, local: (jnp.float32(1), local, {}),
+        lambda shared, messages, stale: (shared + messages.sum(), {}),
+    )
+
+
+@pytest.mark.parametrize("make", [no_view_and_no_private_state, leaves_of_all_kinds])
+def test_what_a_method_passes_around_may_be_of_any_kind(make: Any) -> None:
+    run = make()
+    result, schedule = aj.run_threads(run, KEY, num_workers=3, num_updates=5, publication="leaf")
+    for again in (aj.replay(run, schedule, KEY, num_workers=3), definition(run, schedule, KEY, 3)):
+        assert_equal(raw(again), raw(result))
+    for width in (1, 2):
+        assert_equal(raw(aj.emulate(run, schedule, KEY, num_workers=3, chunk_size=2, width=width)), raw(result))
+    nothing = jax.vmap(lambda key: aj.emulate(run, aj.schedules.cut(schedule, 0, 0), key, num_workers=3))(
+        jax.random.split(KEY, 2)
+    )
+    assert {name: x.shape[:2] for name, x in nothing.metrics.items()} == dict.fromkeys(result.metrics, (2, 0))
 
 
 @hypothesis.given(data=st.data())

@@ -614,6 +614,55 @@ def test_work_and_apply_must_not_report_one_metric_twice() -> None:
         jax.vmap(lambda key: aj.emulate(twice, aj.schedules.round_robin(5, 2), key))(jax.random.split(KEY, 2))
 
 
+def mistaken(**functions: Any) -> aj.Method:
+    """A method that adds up numbers, with these of its functions replaced."""
+    right = {
+        "init": lambda key, num_workers: (jnp.float32(0), jnp.zeros(num_workers)),
+        "view": lambda shared: shared,
+        "work": lambda view, local: (view, local, {}),
+        "apply": lambda shared, messages, stale: (shared + messages.sum(), {}),
+    }
+    return aj.Method(**(right | functions))
+
+
+MISTAKES: dict[str, tuple[aj.Method, str]] = {
+    "three of init": (
+        mistaken(init=lambda key, w: (1.0, 2.0, 3.0)),
+        r"init returned no pair: return \(shared, local\)",
+    ),
+    "one local for all": (
+        mistaken(init=lambda key, w: (0.0, jnp.zeros(()))),
+        r"init made a leaf of shape \(\) .* axis 0",
+    ),
+    "too many workers": (mistaken(init=lambda key, w: (0.0, jnp.zeros(w + 1))), r"of shape \(3,\) .* of 2 workers"),
+    "no metrics": (mistaken(work=lambda view, local: (view, local)), r"work returned 2 values: .*\(message, local, m"),
+    "apply alone": (mistaken(apply=lambda s, m, stale: s), r"apply returned one .*: return \(shared, metrics\)"),
+    "nested": (
+        mistaken(work=lambda v, x: (v, x, {"a": {"b": v}})),
+        "work reported the metrics .* name -> array, or {}",
+    ),
+    "None for metrics": (mistaken(apply=lambda s, m, stale: (s, None)), "apply reported the metrics None: give a dict"),
+    "another dtype": (
+        mistaken(work=lambda v, x: (v, x > 0, {})),
+        r"work gave the private state back with it = bool\[\]",
+    ),
+    "the group's axis": (
+        mistaken(apply=lambda s, m, stale: (m, {})),
+        r"apply .* shared .* it = float32\[1\], but it was f",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_in_a_method_names_the_function_and_what_it_is_to_return(case: str) -> None:
+    run, sentence = MISTAKES[case]
+    for engine in ENGINES.values():
+        with pytest.raises((ValueError, TypeError), match=sentence):
+            engine(run, aj.schedules.round_robin(3, 2), KEY)
+    with pytest.raises((ValueError, TypeError), match=sentence):
+        aj.run_threads(run, KEY, num_workers=2, num_updates=3)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # States that do not fit
 

@@ -22,6 +22,7 @@ from asyncjax.emulate import emulate
 from asyncjax.method import Chunk, State
 from asyncjax.methods.sgd import sgd
 from asyncjax.recorder import Recorder, summarize
+from tests.laws import assert_equal, leaves_of_all_kinds
 
 KEY = jax.random.key(0)
 CONFIG = {"num_workers": 4, "total_steps": 60, "learning_rate": 0.1}
@@ -113,6 +114,21 @@ def test_a_torn_last_line_is_ignored_and_cut_off_on_resume(tmp_path):
     Recorder(tmp_path / "run", CONFIG, resume=True, state=runs.load(tmp_path / "run").restore(make_method())).__exit__()
     assert file.read_text().endswith("}\n")
     assert runs.load(tmp_path / "run").metrics["update"].tolist() == [10, 20, 30, 40, 50, 60]
+
+
+def test_leaves_of_all_kinds_come_back_and_continue(tmp_path):
+    run, whole, chunks = leaves_of_all_kinds(), make_schedule(12), []
+    emulate(run, whole, KEY, chunk_size=6, callback=chunks.append)
+    with Recorder(tmp_path / "run", CONFIG) as recorder:
+        recorder(chunks[0])
+    checkpoints = Checkpoints(tmp_path / "halfway")
+    checkpoints.save(chunks[0].state)
+    state = checkpoints.restore(run, 4)
+    checkpoints.close()
+    assert state is not None
+    assert_equal(state[1:3], chunks[0].state[1:3])
+    assert_equal(emulate(run, whole, KEY, chunk_size=6, state=state)[:2], chunks[1].state[1:3])
+    assert np.isnan(runs.load(tmp_path / "run").metrics["empty"]).all()  # no numbers, no mean
 
 
 def test_what_was_recorded_after_the_checkpoint_is_dropped_on_resume(tmp_path):
@@ -231,8 +247,8 @@ def test_what_ended_a_run_is_raised_even_where_the_rest_can_not_be_written_eithe
 
 WRITER = """
 import sys
-sys.path.insert(0, {tests!r})
-from test_runs import *
+sys.path.insert(0, {root!r})
+from tests.test_runs import *
 run = {path!r}
 state = runs.load(run).restore(make_method()) if runs.Path(run, "config.json").exists() else None
 print("started", flush=True)
@@ -243,7 +259,7 @@ record(run, num_updates=100_000, resume=state is not None, state=state, checkpoi
 @pytest.mark.slow
 def test_kill_9_at_any_moment_leaves_a_run_that_continues(tmp_path):
     path, rng = tmp_path / "run", np.random.default_rng(0)
-    code = textwrap.dedent(WRITER).format(tests=str(__import__("pathlib").Path(__file__).parent), path=str(path))
+    code = textwrap.dedent(WRITER).format(root=str(runs.Path(__file__).parents[1]), path=str(path))
     reached = -1
     for _ in range(3):
         process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

@@ -55,7 +55,8 @@ def average(x: jax.Array, where: jax.Array | None = None) -> jax.Array:
 
 def weighted(weight: jax.Array, log_ratio: jax.Array, advantage: jax.Array) -> jax.Array:
     """-w A with the gradient -w A grad log pi, whatever the weight depends on."""
-    one = jnp.exp(log_ratio - jax.lax.stop_gradient(log_ratio))
+    finite = jnp.maximum(log_ratio, jnp.finfo(log_ratio.dtype).min)  # pi may forbid an action that mu has taken
+    one = jnp.exp(finite - jax.lax.stop_gradient(finite))
     return -jax.lax.stop_gradient(weight) * one * advantage
 
 

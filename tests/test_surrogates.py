@@ -126,6 +126,14 @@ def test_extreme_ratios_stay_finite(name):
     assert np.all(np.asarray(gradient) == 0)
 
 
+@pytest.mark.parametrize("name", PLAIN)
+def test_an_action_that_the_learned_policy_forbids_is_one_of_ratio_0(name):
+    forbidden, rare = (value_and_gradient(name, jnp.array([x, 0.1]), jnp.array([1.0, -2.0])) for x in (-jnp.inf, -80.0))
+    close(forbidden[0], rare[0])
+    close(forbidden[1][1], rare[1][1])
+    assert np.isfinite(forbidden[1][0])
+
+
 @partial(jax.jit, static_argnames=("name", "cap"))
 def expected_gradient(name, logits, behaviour, weighted_advantage, cap):
     def loss(logits):

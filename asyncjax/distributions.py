@@ -32,7 +32,7 @@ class Categorical(NamedTuple):
 
     def log_prob(self, action: jax.Array) -> jax.Array:
         """The actions' log p, Float[...], of Int[...]."""
-        return jnp.take_along_axis(self.log_probs(), action[..., None], axis=-1)[..., 0]
+        return jnp.take_along_axis(self.log_probs(), jnp.expand_dims(action, -1), axis=-1)[..., 0]
 
     def entropy(self) -> jax.Array:
         """-sum_a p(a) log p(a), Float[...], in nats."""
@@ -74,19 +74,23 @@ class Gaussian(NamedTuple):
     mean: jax.Array
     log_std: jax.Array
 
+    def spread(self) -> jax.Array:
+        """The log_std of every number, Float[..., D]."""
+        return jnp.broadcast_to(self.log_std, self.mean.shape)
+
     def log_prob(self, action: jax.Array) -> jax.Array:
         """The log-density, Float[...], of Float[..., D]."""
-        z = (action - self.mean) * jnp.exp(-self.log_std)
-        return jnp.sum(-0.5 * jnp.square(z) - self.log_std - 0.5 * LOG_2_PI, axis=-1)
+        z = (action - self.mean) * jnp.exp(-self.spread())
+        return jnp.sum(-0.5 * jnp.square(z) - self.spread() - 0.5 * LOG_2_PI, axis=-1)
 
     def entropy(self) -> jax.Array:
         """The differential entropy, Float[...], in nats."""
-        return jnp.sum(jnp.broadcast_to(self.log_std, self.mean.shape) + 0.5 * (LOG_2_PI + 1.0), axis=-1)
+        return jnp.sum(self.spread() + 0.5 * (LOG_2_PI + 1.0), axis=-1)
 
     def kl(self, other: Gaussian) -> jax.Array:
         """KL(self || other), Float[...]."""
-        log_ratio = other.log_std - self.log_std
-        shift = (self.mean - other.mean) * jnp.exp(-other.log_std)
+        log_ratio = other.spread() - self.spread()
+        shift = (self.mean - other.mean) * jnp.exp(-other.spread())
         return jnp.sum(log_ratio + 0.5 * (jnp.exp(-2.0 * log_ratio) + jnp.square(shift) - 1.0), axis=-1)
 
     def mode(self) -> jax.Array:
@@ -99,7 +103,7 @@ class Gaussian(NamedTuple):
 
     def sample_with(self, noise: jax.Array) -> jax.Array:
         """An action, Float[..., D], from standard normal noise of the mean's shape."""
-        return self.mean + jnp.exp(self.log_std) * noise.astype(self.mean.dtype)
+        return self.mean + jnp.exp(self.spread()) * noise.astype(self.mean.dtype)
 
 
 def normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

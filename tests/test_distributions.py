@@ -85,6 +85,15 @@ def test_gaussians_against_closed_forms():
     np.testing.assert_allclose(jnp.sum(p * ratio**2) * (18 / 4000), np.exp(0.25), rtol=1e-4)
 
 
+def test_one_log_std_stands_for_that_of_every_row():
+    mean, log_std, noise = jnp.array([[0.3, -1.0], [2.0, 0.5]]), jnp.array([0.2, -0.5]), jnp.ones((2, 2))
+    one, each = Gaussian(mean, log_std), Gaussian(mean, jnp.stack([log_std] * 2))
+    other = Gaussian(jnp.zeros((2, 2)), jnp.zeros(()))
+    for of in (lambda pi: pi.log_prob(noise), lambda pi: pi.kl(other), lambda pi: other.kl(pi), Gaussian.entropy):
+        np.testing.assert_array_equal(of(one), of(each))
+    np.testing.assert_array_equal(one.sample_with(noise), each.sample_with(noise))
+
+
 def test_the_kl_of_gaussians_is_its_integral():
     p, q = Gaussian(jnp.array([0.3]), jnp.array([0.2])), Gaussian(jnp.array([-0.4]), jnp.array([-0.1]))
     x = jnp.linspace(-12.0, 12.0, 8001)[:, None]

@@ -84,6 +84,12 @@ def test_adaptive_delay_compensation_normalises_the_square() -> None:
     assert_close(out, expected)
 
 
+def test_what_never_had_a_gradient_has_no_compensation_even_without_eps() -> None:
+    correction, zero, one = corrections.adaptive_delay_compensation(eps=0.0), jnp.zeros(2), jnp.ones(2)
+    out = correction.update(zero, correction.init(one), one, staleness=jnp.int32(1), stale_params=zero)[0]
+    np.testing.assert_array_equal(out, zero)
+
+
 @pytest.mark.parametrize("delay", [0, 1, 5])
 def test_gap_aware_divides_a_constant_gradient_by_tau_plus_1(delay: int) -> None:
     run = aj.sgd(lambda w: 3.0 * w, 0.0, optimizer=optax.sgd(0.125), correction=corrections.gap_aware(0.9))

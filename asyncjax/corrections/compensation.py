@@ -64,9 +64,9 @@ def adaptive_delay_compensation(
             return m * ms + (1 - m) * g * g
 
         def compensate(g: jax.Array, ms: jax.Array, now: jax.Array, then: jax.Array) -> jax.Array:
-            gap = now - then  # where it is 0 so is the compensation, even if the root is 0, too
             root = jnp.sqrt(ms + like(number(eps), ms)).astype(g.dtype)
-            return g + jnp.where(gap == 0, 0, like(number(strength), g) * g * g / root * gap)
+            slope = g * g / jnp.where(root > 0, root, 1)  # where the root is 0 so is g * g
+            return g + like(number(strength), g) * slope * (now - then)
 
         mean_square = jax.tree.map(average, mean_square, message.gradient)
         corrected = jax.tree.map(compensate, message.gradient, mean_square, message.params, message.stale_params)

@@ -196,6 +196,14 @@ def test_workers_split_the_staleness_of_a_schedule(seed: int, group_size: int, n
     assert telemetry.throughput(schedule) == 30 / schedule.time[-1]
 
 
+def test_workers_of_a_record_without_the_times_of_updates_were_busy_just_the_same() -> None:
+    service, key = aj.service.exponential(), jax.random.key(0)
+    schedule = aj.schedules.from_service_times(service, 30, 3, key)
+    found, without = telemetry.workers(schedule), telemetry.workers(schedule._replace(time=None))
+    np.testing.assert_array_equal(without.busy, found.busy)
+    assert np.isnan(without.in_queue).all()
+
+
 def test_at_a_barrier_everybody_waits_for_the_slowest() -> None:
     service = aj.service.constant([1.0, 3.0])
     schedule = aj.schedules.from_service_times(service, 10, 2, KEY, group_size=2, wait="next_version")

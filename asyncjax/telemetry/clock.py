@@ -52,7 +52,8 @@ def workers(schedule: Schedule, num_workers: int | None = None) -> Workers:
     num_workers = schedule.num_workers if num_workers is None else num_workers
     schedule = check(schedule, num_workers)
     worker, staleness = np.asarray(schedule.worker).ravel(), np.asarray(schedule.staleness()).ravel()
-    queued = in_queue(schedule).ravel() if schedule.end is not None else np.full(worker.size, np.nan)
+    timed = schedule.time is not None and schedule.end is not None
+    queued = in_queue(schedule).ravel() if timed else np.full(worker.size, np.nan)
     largest = int(staleness.max(initial=0))
     rows = [_row(worker == w, staleness, queued, largest, schedule) for w in range(num_workers)]
     return Workers(*map(np.array, zip(*rows, strict=True)))

@@ -92,7 +92,7 @@ def episode_returns(
             carry, observation, act_keys
         )
         state, outcome = jax.vmap(step)(step_keys, state, action)
-        total = total + jnp.where(done, 0.0, outcome.reward)
+        total = total + jnp.where(done, 0.0, outcome.reward.astype(jnp.float32))
         ended = outcome.terminated | outcome.truncated
         return time + 1, key, state, outcome.observation, where(ended, initial, carry), total, done | ended
 

@@ -120,9 +120,10 @@ def unroll(
         noise_t, key_t = xs
         carry, action, extra = jax.vmap(act)(rollout.carry, rollout.observation, noise_t)
         env_state, outcome = jax.vmap(env.step)(key_t, rollout.env_state, action)
+        reward = outcome.reward.astype(jnp.float32)
         done = outcome.terminated | outcome.truncated
         carry = where(done, initial_carry, carry)
-        total, steps = rollout.episode_return + outcome.reward, rollout.episode_length + 1.0
+        total, steps = rollout.episode_return + reward, rollout.episode_length + 1.0
         ended = jnp.stack([jnp.ones_like(total), total, steps])
         sums = sums + jnp.where(done[None], ended, 0.0).sum(axis=1)
         # `final_observation` is needed where the episode was truncated and after the last step only: with at most
@@ -130,9 +131,7 @@ def unroll(
         final = outcome.final_observation
         kept = () if compact else final
         cut = (where(outcome.truncated, final, cut[0]), final) if compact else cut
-        record = Trajectory(
-            rollout.observation, action, extra, outcome.reward, outcome.terminated, outcome.truncated, kept, ()
-        )
+        record = Trajectory(rollout.observation, action, extra, reward, outcome.terminated, outcome.truncated, kept, ())
         total, steps = jnp.where(done, 0.0, total), jnp.where(done, 0.0, steps)
         return (Rollout(key, env_state, outcome.observation, carry, total, steps), cut, sums), record
 

@@ -35,6 +35,18 @@ def test_statistics_count_the_episodes_that_ended_and_carry_the_rest_over():
     np.testing.assert_array_equal(trajectory.terminated[:, 0], [True, False, False, False])
 
 
+def test_rewards_may_be_integers():
+    env = probes.corridor(5)
+
+    def step(key, state, action):
+        state, outcome = env.step(key, state, action)
+        return state, outcome._replace(reward=outcome.reward.astype(jnp.int32))
+
+    kinds = [unroll(e, go_right, init_rollout(e, jax.random.key(0), 3), 8) for e in (env, env._replace(step=step))]
+    assert kinds[1][1].reward.dtype == jnp.float32
+    jax.tree.map(np.testing.assert_array_equal, kinds[0][1:], kinds[1][1:])
+
+
 def test_every_step_belongs_to_one_episode():
     env = make_env("CartPole-v1", max_steps_in_episode=15)
     rollout = init_rollout(env, jax.random.key(0), 6)

@@ -96,6 +96,11 @@ class NatureCNN(nn.Module):
         return layer(x.reshape(-1), self.hidden, self.layer_norm, nn.relu)
 
 
+def is_image(shape: Sequence[int]) -> bool:
+    """Whether it is [H, W, C] with room for a window of 3 x 3 pixels; other arrays are seen as vectors."""
+    return len(shape) == 3 and min(shape[:2]) >= 3
+
+
 def image_torso(shape: Sequence[int], layer_norm: bool = False) -> MinAtarCNN | NatureCNN:
     """What sees images of this shape, [H, W, C]: Atari's network from 36 x 36 pixels on, MinAtar's below."""
     return NatureCNN(layer_norm=layer_norm) if min(shape[:2]) >= 36 else MinAtarCNN(layer_norm=layer_norm)
@@ -145,7 +150,7 @@ class Heads(nn.Module):
         if not self.continuous:
             return head, value
         # One spread for all states: a network's own, early in training, collapses before the mean is any good.
-        return (head, self.param("log_std", nn.initializers.zeros_init(), (self.num_actions,))), value
+        return (head, self.param("log_std", nn.initializers.zeros_init(), (self.num_actions,), jnp.float32)), value
 
 
 class ActorCritic(nn.Module):
@@ -237,7 +242,7 @@ def actor_critic(env: Environment, core: Core | None = None) -> ActorCritic | Re
     discrete = isinstance(actions, Discrete)
     num_actions = actions.num_values if discrete else math.prod(actions.shape)
     num_values = space.num_values if isinstance(space, Discrete) else None
-    image = len(getattr(space, "shape", ())) == 3
+    image = is_image(getattr(space, "shape", ()))
     torso = image_torso(space.shape) if image else MLP()
     if core is not None:
         return RecurrentActorCritic(num_actions, torso, core, num_values=num_values, continuous=not discrete)
@@ -267,7 +272,7 @@ def encode(observation: PyTree, num_values: int | None = None) -> jax.Array:
     if num_values is not None:
         return jax.nn.one_hot(observation, num_values, dtype=jnp.float32)
     leaves = [to_float(leaf) for leaf in jax.tree.leaves(observation)]
-    if len(leaves) == 1 and leaves[0].ndim == 3:
+    if len(leaves) == 1 and is_image(leaves[0].shape):
         return leaves[0]
     return jnp.concatenate([leaf.reshape(-1) for leaf in leaves])
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from asyncjax.environment import Discrete, Environment
 from asyncjax.method import PyTree
-from asyncjax.networks import MLP, dense, encode, image_torso
+from asyncjax.networks import MLP, dense, encode, image_torso, is_image
 
 
 class QNetwork(nn.Module):
@@ -56,7 +56,7 @@ def q_network(env: Environment, dueling: bool = False) -> QNetwork:
       (3,)
     """
     space = env.observation_space
-    image = len(getattr(space, "shape", ())) == 3
+    image = is_image(getattr(space, "shape", ()))
     num_values = space.num_values if isinstance(space, Discrete) else None
     torso = image_torso(space.shape, layer_norm=True) if image else MLP(layer_norm=True, activation=nn.relu)
     return QNetwork(env.action_space.num_values, torso, dueling, num_values)

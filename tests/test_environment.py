@@ -13,6 +13,7 @@ from asyncjax.adapters.from_gymnax import NEEDS_DOWNLOAD, gymnax_semantics
 from asyncjax.adapters.gymnax_imports import CLASSES, import_class, import_module
 from asyncjax.environment import Box, Discrete, Environment, make_env
 from asyncjax.networks import MinAtarCNN, actor_critic
+from asyncjax.q_networks import q_network
 from tests import probes
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -94,6 +95,16 @@ def test_the_default_network_takes_every_observation(env_id):
     logits, value = jax.eval_shape(lambda o: network.apply(network.init(key, o), o), observation)
     assert (logits.shape, value.shape) == ((env.action_space.num_values,), ())
     assert logits.dtype == value.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 1), (1, 7, 3)])
+def test_an_image_too_small_for_a_convolution_is_a_vector(shape):
+    box = Box(np.zeros(shape, np.float32), np.ones(shape, np.float32), shape, np.dtype(np.float32))
+    env, key = make_env("CartPole-v1")._replace(observation_space=box), jax.random.key(0)
+    for network, expected in ((actor_critic(env), ((2,), ())), (q_network(env), (2,))):
+        params = jax.eval_shape(network.init, key, jnp.zeros(shape))
+        output = jax.eval_shape(network.apply, params, jnp.zeros(shape))
+        assert jax.tree.map(jnp.shape, output) == expected
 
 
 def test_the_cnn_is_a_convolution_and_a_layer():

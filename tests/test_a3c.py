@@ -15,6 +15,7 @@ from asyncjax.environment import make_env
 from asyncjax.evaluate import evaluate
 from asyncjax.method import Stale
 from asyncjax.methods.a3c import a3c, default_optimizer
+from asyncjax.methods.gradient import clipped
 from asyncjax.methods.n_step_q import n_step_q
 from asyncjax.methods.sgd import sgd
 from asyncjax.networks import MLP, ActorCritic, actor_critic
@@ -220,7 +221,9 @@ def test_numbers_can_be_swept(x64):
 
 
 @pytest.mark.parametrize("x64", [False, True])
-@pytest.mark.parametrize("env_id", ["CartPole-v1", "Breakout-MinAtar", "FrozenLake-misc", "FourRooms-misc"])
+@pytest.mark.parametrize(
+    "env_id", ["CartPole-v1", "Breakout-MinAtar", "FrozenLake-misc", "FourRooms-misc", "Pendulum-v1"]
+)
 def test_every_kind_of_observation_traces_with_steady_types(env_id, x64):
     with jax.enable_x64(x64):
         method = a3c(env_id, num_envs=2, unroll_length=3)
@@ -235,6 +238,16 @@ def test_every_kind_of_observation_traces_with_steady_types(env_id, x64):
     assert worker == after
     assert view == message
     assert all(m.shape == () and m.dtype == jnp.float32 for m in metrics.values())
+
+
+@pytest.mark.parametrize("limit", [1.0, 100.0])
+def test_gradients_of_several_dtypes_are_clipped_together(limit):
+    grads = {"half": jnp.full(9, 2.0, jnp.bfloat16), "single": jnp.full(4, 4.0, jnp.float32)}
+    short, norm = clipped(grads, limit)
+    assert float(norm) == 10.0
+    assert jax.tree.map(lambda x: x.dtype, short) == jax.tree.map(lambda x: x.dtype, grads)
+    for name, x in grads.items():
+        np.testing.assert_allclose(np.float32(short[name]), np.float32(x) * min(1.0, limit / 10), rtol=1e-2)
 
 
 def test_observations_may_be_dictionaries():

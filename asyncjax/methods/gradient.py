@@ -210,11 +210,16 @@ def only(group: PyTree) -> PyTree:
 
 def clipped(grads: PyTree, max_grad_norm: float | jax.Array | None) -> tuple[PyTree, jax.Array]:
     """The gradient scaled down to this global norm, if there is one, and the norm that it had."""
-    norm = optax.tree.norm(grads)
-    if max_grad_norm is not None:
-        limit: Any = jnp.asarray(max_grad_norm, norm.dtype)
-        grads, _ = optax.clip_by_global_norm(limit).update(grads, optax.EmptyState())
-    return grads, norm
+    with jax.numpy_dtype_promotion("standard"):  # the parameters may be of several dtypes
+        norm = optax.tree.norm(grads)
+    if max_grad_norm is None:
+        return grads, norm
+    limit = jnp.asarray(max_grad_norm, norm.dtype)
+
+    def shortened(g: jax.Array) -> jax.Array:
+        return jnp.where(norm < limit, g, g / norm.astype(g.dtype) * limit.astype(g.dtype))
+
+    return jax.tree.map(shortened, grads), norm
 
 
 def mean(messages: PyTree, stale: Stale) -> PyTree:

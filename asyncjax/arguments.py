@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from asyncjax import commandline, runs, schedule_parts, schedules, service
+from asyncjax.adapters.host import check_compiled
 from asyncjax.discipline import Discipline
 from asyncjax.environment import Environment
 from asyncjax.schedules import Schedule
@@ -129,7 +130,10 @@ def parse(argv: list[str], description: str | None) -> tuple[Config, Path, bool]
 
     if any(word.split("=")[0] == "--resume" for word in argv):
         resume = tyro.cli(Resume, args=argv, prog="train.py")
-        config = runs.load(resume.resume).config
+        recorded = runs.load(resume.resume).config
+        of_method = commandline.options(commandline.factories()[recorded["method"]])
+        config = defaults(of_method, Training, Asynchrony, Cluster, Output) | recorded
+        del config["run_dir"]
         if resume.total_steps is not None and resume.total_steps < config["total_steps"]:
             raise ValueError(
                 f"total_steps={resume.total_steps}: the run was planned for {config['total_steps']} steps."
@@ -154,6 +158,11 @@ def configuration(method: str, values: dict[str, Any]) -> Config:
     return config | {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
+def defaults(*kinds: type) -> Config:
+    """The defaults of these options by name: also what a run meant that was recorded before there was the option."""
+    return {field.name: field.default for kind in kinds for field in dataclasses.fields(kind)}
+
+
 # The options that one engine has and others do not.
 ONLY = {"threads": ("num_threads", "publication"), "ray": ("address", "num_processes", "max_restarts")}
 LEAST = {
@@ -169,17 +178,17 @@ LEAST = {
 def check_options(config: Config) -> None:
     """Raises ValueError for what would be found out late, or would have no effect; before anything is written."""
     for name, least in LEAST.items():
-        value = config.get(name)
+        value = config[name]
         if value is not None and not value >= least:
             raise ValueError(f"{name}={value}: use at least {least}.")
     if not 0 <= config["seed"] < 2**32:
         raise ValueError(f"seed={config['seed']}: use one of 0 to {2**32 - 1}; others would repeat these.")
     if not 0 < config["service_mean"] < math.inf:
         raise ValueError(f"service_mean={config['service_mean']}: give positive seconds.")
-    defaults = {field.name: field.default for kind in (Asynchrony, Cluster) for field in dataclasses.fields(kind)}
+    usual = defaults(Asynchrony, Cluster)
     for engine, names in ONLY.items():
         for name in names:
-            if engine != config["engine"] and config.get(name, defaults[name]) != defaults[name]:
+            if engine != config["engine"] and config[name] != usual[name]:
                 raise ValueError(
                     f"{name}={config[name]!r} is of another engine: use --engine {engine}, or leave it out."
                 )
@@ -203,6 +212,8 @@ def make_plan(config: Config, env: Environment, key: jax.Array) -> Plan:
     """The plan of a run; raises ValueError where the options do not go together."""
     real, recorded = config["engine"] in ("threads", "ray"), config["schedule"]
     per_message = commandline.steps_per_message(env, config)
+    if config["engine"] == "emulate":
+        check_compiled(env)
     if real and recorded is not None:
         raise ValueError(f"schedule={recorded}: real workers make their own schedule; use --engine emulate or replay.")
     if recorded is not None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from asyncjax.adapters.host import lives_on_host
+from asyncjax.adapters.host import lives_on_host, not_emulated
 from asyncjax.cost import cost_of
 from asyncjax.engine import compile_init
 from asyncjax.exact import isolated
@@ -39,10 +39,7 @@ class Program:
         self.packed = packed
         work = jax.make_jaxpr(packed.work)(packed.view_like, packed.local.like()).jaxpr
         if name := lives_on_host(work):
-            raise ValueError(
-                f"env={name!r} lives on the host, where a step can not be undone, and emulate may compute a message"
-                " twice: use run_threads, replay or run_ray, or an environment that is compiled."
-            )
+            raise not_emulated(name)
         self._compiled: dict[Any, Any] = {}
         fixed, by_size = cost_of(work).seconds(jax.default_backend())
         self.lane_cost = by_size / max(fixed, 1e-9)  # of one more message in a batch, over that of the batch itself

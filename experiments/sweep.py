@@ -33,6 +33,7 @@ from train import exit_code, prepare_jax
 
 import asyncjax as aj
 from asyncjax import commandline, plotting, runs
+from asyncjax.adapters.host import check_compiled
 from asyncjax.arguments import SERVICES, num_updates
 from asyncjax.checks import check_counts
 from asyncjax.cluster import connected
@@ -144,6 +145,7 @@ def run(name: str, args: Args, path: Path, argv: list[str]) -> aj.Table:
     """The table of all settings; what is asked for is recorded once it is known to make sense."""
     check_counts(**{name: args[name] for name in COUNTS})
     factory, env = commandline.factories()[name], commandline.make_env_from(args["env"], args["env_params"])
+    check_compiled(env)
     spaces = spaces_of(factory, args)
     settings = choices_of(spaces["grid"], spaces["random"], args["samples"])
     for setting in settings:  # raises where options do not go together

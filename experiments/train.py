@@ -71,6 +71,7 @@ def train(config: Config, path: Path, resumed: bool, run_dir: list[Path]) -> Non
         state=state,
         steps_per_update=plan.steps,
         checkpoint_every=config["checkpoint_every"],
+        may_differ=config,  # a continued run's are the directory's own, and defaults of options that it did not know
         on_row=on_row,
     )
     run_dir.append(path)

@@ -156,6 +156,8 @@ def test_bad_commands_are_told_what_to_do(tmp_path: Path) -> None:
         sweep.main(["a3c", *TINY, "--grid", "learning_rate=1e-3,1e-2", "--against", "delay=0", *where])
     with pytest.raises(ValueError, match=r"--against delay=7: delay varies over \[0, 4\]; choose one of them"):
         sweep.main(["a3c", *TINY, "--grid", "delay=0,4", "--against", "delay=7", *where])
+    with pytest.raises(ValueError, match="gymnasium:CartPole-v1' lives on the host"):
+        sweep.main(["a3c", *TINY, "--env", "gymnasium:CartPole-v1", *where])
     with pytest.raises(ValueError, match="seeds=0: give a positive number"):
         learning.main(["a3c", "--engine", "threads", "--seeds", "0"])
     assert not list(tmp_path.iterdir()), "what makes no sense leaves nothing behind"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -164,6 +165,7 @@ def test_ctrl_c_on_threads_leaves_a_checkpoint_to_resume(tmp_path):
         ("--publication leaf --engine emulate", "use --engine threads"),
         ("--schedule missing.npz", "use --engine emulate or replay"),
         ("--resume nowhere", "nowhere holds no run"),
+        ("--engine emulate --env gymnasium:CartPole-v1", "lives on the host"),
     ],
 )
 def test_a_mistake_is_told_in_a_sentence(extra, message, tmp_path, capsys):
@@ -190,10 +192,28 @@ def test_a_failing_run_keeps_what_it_has_and_tells_why(tmp_path, capsys):
     assert runs.load(path).schedule is not None
 
 
-def test_a_run_that_recorded_nothing_is_not_to_be_continued(tmp_path, capsys):
-    path = tmp_path / "run"
-    assert train.main(command("--engine", "emulate", "--env", "gymnasium:CartPole-v1", run_dir=path)) != 0
-    assert "--resume" not in capsys.readouterr().err
+def test_a_run_that_recorded_nothing_is_not_to_be_continued(tmp_path, monkeypatch, capsys):
+    def fail(*arguments, **options):
+        raise ValueError("no bananas left")
+
+    monkeypatch.setattr(train, "run", fail)
+    assert train.main(command("--engine", "emulate", run_dir=tmp_path / "run")) != 0
+    error = capsys.readouterr().err
+    assert "no bananas left" in error
+    assert "--resume" not in error
+
+
+def test_a_run_recorded_before_there_was_an_option_continues_with_its_default(emulated, tmp_path):
+    path = shutil.copytree(emulated, tmp_path / "run")
+    config = json.loads((path / "config.json").read_text())
+    for name in ("eta", "max_restarts", "seed", "discount"):
+        del config[name]
+    (path / "config.json").write_text(json.dumps(config))
+    assert train.main(["--resume", str(path), "--total-steps", "480"]) == 0
+    options = vars(arguments.Training()) | vars(arguments.Asynchrony()) | vars(arguments.Cluster())
+    continued = runs.load(path).config
+    assert {name: continued[name] for name in ("eta", "max_restarts", "seed")}.items() <= options.items()
+    assert runs.load(path).metrics["env_steps"][-1] == 480
 
 
 def test_an_unexpected_error_shows_its_traceback(tmp_path, monkeypatch, capsys):

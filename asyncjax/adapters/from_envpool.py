@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -90,6 +91,7 @@ def channels_last(env: Environment) -> Environment:
         state, observation = env.reset(key)
         return state, turn(observation)
 
+    @functools.wraps(env.step)
     def step(key: jax.Array, state: PyTree, action: PyTree) -> tuple[PyTree, Step]:
         state, outcome = env.step(key, state, action)
         final = turn(outcome.final_observation)

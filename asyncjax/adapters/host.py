@@ -95,3 +95,17 @@ def lives_on_host(jaxpr: Any) -> str | None:
         if found := next(filter(None, map(lives_on_host, inner_jaxprs(equation))), None):
             return found
     return None
+
+
+def check_compiled(env: Environment) -> None:
+    """Raises ValueError for an environment from here, before anything is made for a run that `emulate` would refuse."""
+    if getattr(env.step, "__name__", "").startswith(MARK):
+        raise not_emulated(env.name)
+
+
+def not_emulated(name: str) -> ValueError:
+    """The error of `emulate` for a host environment."""
+    return ValueError(
+        f"env={name!r} lives on the host, where a step can not be undone, and emulate may compute a message twice: use"
+        " run_threads, replay or run_ray, or an environment that is compiled."
+    )

@@ -224,6 +224,28 @@ def test_malformed_problems_are_refused_by_state_and_action(mdp, sentence):
         aj.mdp.exact_values(mdp, 0.9)
 
 
+@pytest.mark.parametrize(
+    ("build", "sentence"),
+    [
+        (lambda: aj.mdp.forest(3, p=1.5), "p=1.5: a probability is from 0 to 1"),
+        (lambda: aj.mdp.machine_replacement(5, wear=-0.1), "wear=-0.1: a probability"),
+        (lambda: aj.mdp.grid_world((3, 3), slip=2.0), "slip=2.0: a probability"),
+        (lambda: aj.mdp.frozen_lake(slip=np.nan), "slip=nan: a probability"),
+        (lambda: aj.mdp.grid_world((0, 3)), "height=0: give a positive number"),
+        (lambda: aj.mdp.grid_world([]), "the grid's rows have lengths"),
+        (lambda: aj.mdp.corridor(0), "num_states=0: give a positive number"),
+        (lambda: aj.mdp.cycle(0), "num_states=0: give a positive number"),
+        (lambda: aj.mdp.random_walk(3, 0), "num_actions=0: give a positive number"),
+        (lambda: aj.mdp.garnet(0, 3, 0, 2), "num_actions=0: give a positive number"),
+        (lambda: aj.mdp.inventory(demand=(0.5, 0.6)), "probabilities are at least 0 and sum to 1"),
+        (lambda: aj.mdp.inventory(-1), "capacity=-1: use at least 0"),
+    ],
+)
+def test_builders_refuse_what_makes_no_problem(build, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        build()
+
+
 def test_problems_have_states_and_actions():
     for transition, reward in (((0, 3, 3), (0, 3)), ((2, 0, 0), (2, 0))):
         with pytest.raises(ValueError, match="use at least one action and one state"):

@@ -102,7 +102,8 @@ def check_discount(mdp: MDP, discount: float) -> None:
     for state in np.flatnonzero(may_last_for_ever(mdp))[:1]:
         raise ValueError(
             f"discount={discount}: from state {state} some policy never comes to an end, so its values need not exist; "
-            "use a discount below 1, or let every row of probabilities lead to an end."
+            "use a discount below 1, or let every row of probabilities lead to an end, which is a row of zeros "
+            "(a state that leads to itself is none)."
         )
 
 
@@ -158,6 +159,13 @@ def _check_rows(
         refuse((s < 0) | (s >= num_states), "successor {} is state {}, outside the {} states", k, s, num_states)
     refuse(wrong_sums, "its probabilities sum to {}; make them sum to 1, or all be 0 where the episode ends", sums)
     raise AssertionError("unreachable: something was found to be wrong")
+
+
+def check_chances(**arguments: float) -> None:
+    """Raises ValueError for an argument that is no probability."""
+    for name, value in arguments.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name}={value}: a probability is from 0 to 1.")
 
 
 def _rounding(dtype: np.dtype) -> float:

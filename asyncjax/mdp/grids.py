@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from asyncjax.checks import check_counts
+from asyncjax.mdp.check import check_chances
 from asyncjax.mdp.convert import from_rows
 from asyncjax.mdp.core import MDP
 
@@ -52,6 +54,7 @@ def grid_world(
       >>> aj.mdp.exact_values(mdp, 0.5)
       array([0.5, 1. , 0. ])
     """
+    check_chances(slip=slip)
     cells = _cells(grid)
     targets = np.stack([_moved(cells, *move) for move in MOVES])
     successor = np.stack([targets, np.roll(targets, 1, axis=0), np.roll(targets, -1, axis=0)], axis=2)
@@ -66,10 +69,11 @@ def grid_world(
 def _cells(grid: Sequence[str] | tuple[int, int]) -> np.ndarray:
     if all(isinstance(row, str) for row in grid):
         rows = [list(str(row)) for row in grid]
-        if len({len(row) for row in rows}) != 1:
-            raise ValueError(f"the grid's rows have lengths {[len(row) for row in rows]}; make them equal.")
+        if len({len(row) for row in rows}) != 1 or not rows[0]:
+            raise ValueError(f"the grid's rows have lengths {[len(row) for row in rows]}; make all equal, none 0.")
         return np.array(rows)
     height, width = (int(size) for size in grid)
+    check_counts(height=height, width=width)
     cells = np.full((height, width), ".")
     cells[-1, -1] = "G"
     return cells

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from asyncjax.checks import check_counts, check_whole
+from asyncjax.mdp.check import check_chances
 from asyncjax.mdp.convert import from_arrays, from_rows
 from asyncjax.mdp.core import MDP
 
@@ -32,6 +34,8 @@ def forest(num_states: int = 3, r1: float = 4.0, r2: float = 2.0, p: float = 0.1
 
     Source: the example problem of the MDPtoolbox packages.
     """
+    check_whole(num_states=num_states)
+    check_chances(p=p)
     _at_least("num_states", num_states, 2)
     age = np.arange(num_states)
     reward = np.zeros((2, num_states))
@@ -47,6 +51,7 @@ def garnet(seed: int, num_states: int, num_actions: int, num_successors: int) ->
 
     Source: Archibald, McKinnon and Thomas (1995), "On the generation of Markov decision processes".
     """
+    check_counts(num_states=num_states, num_actions=num_actions, num_successors=num_successors)
     if not 1 <= num_successors <= num_states:
         raise ValueError(f"num_successors={num_successors}: use 1 to {num_states}, the number of states.")
     random = np.random.default_rng(seed)
@@ -73,6 +78,7 @@ def _distinct(random: np.random.Generator, rows: int, size: int, num_states: int
 
 def corridor(num_states: int) -> MDP:
     """One action, one way: from s to s + 1, and from the last state out with reward 1; V(s) = discount^(n-1-s)."""
+    check_counts(num_states=num_states)
     successor = np.minimum(np.arange(num_states) + 1, num_states - 1)[None, :, None]
     inside = (np.arange(num_states) < num_states - 1).astype(np.float64)
     return from_rows(1.0 - inside[None], successor, inside[None, :, None])
@@ -80,6 +86,7 @@ def corridor(num_states: int) -> MDP:
 
 def cycle(num_states: int, reward: float = 1.0) -> MDP:
     """One action round a ring with the same reward everywhere: V = reward / (1 - discount)."""
+    check_counts(num_states=num_states)
     successor = ((np.arange(num_states) + 1) % num_states)[None, :, None]
     return from_rows(np.full((1, num_states), reward), successor, np.ones((1, num_states, 1)))
 
@@ -92,6 +99,7 @@ def random_walk(num_states: int = 5, num_actions: int = 1) -> MDP:
 
     Source: Sutton and Barto (2018), example 6.2.
     """
+    check_counts(num_states=num_states, num_actions=num_actions)
     state = np.arange(num_states + 2)
     inside = (state > 0) & (state <= num_states)
     successor = np.stack([np.maximum(state - 1, 0), np.minimum(state + 1, num_states + 1)], axis=1)
@@ -114,6 +122,8 @@ def machine_replacement(
       operating_cost: per class and period.
       replacement_cost: of a new machine, which starts in class 0 next period.
     """
+    check_whole(num_states=num_states)
+    check_chances(wear=wear)
     _at_least("num_states", num_states, 2)
     state = np.arange(num_states)
     reward = np.stack([-operating_cost * state, np.full(num_states, -replacement_cost)])
@@ -144,7 +154,11 @@ def inventory(
 
     Source: Puterman (1994), section 3.2, with its numbers as defaults.
     """
+    check_whole(capacity=capacity)
+    _at_least("capacity", capacity, 0)
     chance = np.asarray(demand, np.float64)
+    if not (chance >= 0).all() or abs(chance.sum() - 1) > 1e-9:
+        raise ValueError(f"demand={demand}: probabilities are at least 0 and sum to 1.")
     order, stock = np.arange(capacity + 1)[:, None], np.arange(capacity + 1)[None, :]
     supply = order + stock
     left = np.maximum(supply[..., None] - np.arange(len(chance)), 0)

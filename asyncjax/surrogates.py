@@ -55,7 +55,8 @@ def average(x: jax.Array, where: jax.Array | None = None) -> jax.Array:
 
 def weighted(weight: jax.Array, log_ratio: jax.Array, advantage: jax.Array) -> jax.Array:
     """-w A with the gradient -w A grad log pi, whatever the weight depends on."""
-    finite = jnp.maximum(log_ratio, jnp.finfo(log_ratio.dtype).min)  # pi may forbid an action that mu has taken
+    # Pi may forbid an action that mu has taken.
+    finite = jnp.maximum(log_ratio, jnp.finfo(jnp.result_type(log_ratio)).min)
     one = jnp.exp(finite - jax.lax.stop_gradient(finite))
     return -jax.lax.stop_gradient(weight) * one * advantage
 
@@ -244,4 +245,4 @@ def decoupled(
 
 def like(number: Scalar, x: jax.Array) -> jax.Array:
     """A number in the dtype of x, also where it is a float64 tracer."""
-    return jnp.asarray(number, x.dtype)
+    return jnp.asarray(number, jnp.result_type(x))

@@ -127,6 +127,13 @@ def test_extreme_ratios_stay_finite(name):
 
 
 @pytest.mark.parametrize("name", PLAIN)
+def test_numbers_of_numpy_are_taken_without_a_warning(name):
+    log_ratio, advantage = np.log(RATIOS), np.float64(ADVANTAGES)
+    doubles = getattr(surrogates, name)(np.float64(log_ratio), advantage)
+    close(doubles, value_and_gradient(name, jnp.asarray(log_ratio), ADVANTAGES)[0])
+
+
+@pytest.mark.parametrize("name", PLAIN)
 def test_an_action_that_the_learned_policy_forbids_is_one_of_ratio_0(name):
     forbidden, rare = (value_and_gradient(name, jnp.array([x, 0.1]), jnp.array([1.0, -2.0])) for x in (-jnp.inf, -80.0))
     close(forbidden[0], rare[0])

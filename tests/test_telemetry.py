@@ -33,6 +33,12 @@ def test_ratios_of_shifted_gaussians() -> None:
     np.testing.assert_allclose(found["ratio_clipped"], np.mean(LOG_RATIO > 0), rtol=1e-5)
 
 
+def test_samples_that_the_policy_forbids_weigh_nothing() -> None:
+    log_ratio = jnp.array([-np.inf, 0.0, 0.0, -np.inf])
+    assert float(telemetry.ratio_statistics(log_ratio)["effective_sample_size"]) == 0.5
+    assert float(telemetry.effective_sample_size(log_ratio[::3])) == 0
+
+
 def test_kl_of_shifted_gaussians() -> None:
     found = telemetry.kl_estimates(LOG_RATIO)
     kl = SHIFT**2 / 2
@@ -163,6 +169,15 @@ def test_fresh_gradients_are_along_themselves_and_policies_at_no_distance() -> N
     assert np.all(stale["policy_kl"][1:] > 0)
     assert np.all(np.abs(stale["gradient_cosine"]) <= 1 + 1e-6)
     assert stale["gradient_cosine"][-1] < 1 - 1e-5
+
+
+def test_parameters_of_several_dtypes_are_measured_together() -> None:
+    params = {"half": jnp.full(9, 2.0, jnp.bfloat16), "single": jnp.full(4, 4.0, jnp.float32)}
+    run = aj.sgd(lambda p: p["half"].astype(jnp.float32).sum() + p["single"].sum(), params, optimizer=optax.sgd(0.5))
+    watched = telemetry.watch(run, telemetry.available(run))
+    metrics = aj.replay(watched, aj.schedules.fixed_delay(3, 1), KEY).metrics
+    np.testing.assert_allclose(np.float32(metrics["message_norm"]), np.sqrt(13), rtol=1e-2)
+    np.testing.assert_allclose(np.float32(metrics["parameter_gap"][1:]), np.sqrt(13) / 2, rtol=1e-2)
 
 
 def test_the_counterfactual_gradient_holds_the_data_fixed() -> None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from asyncjax.method import Metrics
-from asyncjax.surrogates import average, ratio
+from asyncjax.surrogates import average, like, ratio
 
 
 def effective_sample_size(log_ratio: jax.Array, where: jax.Array | None = None) -> jax.Array:
@@ -28,8 +28,8 @@ def effective_sample_size(log_ratio: jax.Array, where: jax.Array | None = None) 
     Source: Kong, A note on importance sampling using standardized weights (1992).
     """
     counts = jnp.broadcast_to(True if where is None else where, log_ratio.shape)
-    # A common factor cancels: the largest weight is 1.
-    largest = jnp.max(jnp.where(counts, log_ratio, -jnp.inf))
+    # A common factor cancels: the largest weight is 1, if any is above 0.
+    largest = jnp.max(jnp.where(counts, log_ratio, -jnp.inf), initial=jnp.finfo(jnp.result_type(log_ratio)).min)
     weight = jnp.where(counts, jnp.exp(jnp.where(counts, log_ratio - largest, 0.0)), 0.0)
     mean, second = average(weight, where), average(jnp.square(weight), where)
     return jnp.square(mean) / jnp.maximum(second, jnp.finfo(weight.dtype).tiny)
@@ -62,7 +62,7 @@ def ratio_statistics(log_ratio: jax.Array, clip: float | jax.Array = 1.0, where:
       1 - the total variation; `ratio_clipped`, the share above rho_bar; `ratio_max`; `effective_sample_size` as a
       fraction; and `kl`, the estimate E[r - 1 - log r] of KL(mu, pi).
     """
-    r, limit = ratio(log_ratio), jnp.asarray(clip, log_ratio.dtype)
+    r, limit = ratio(log_ratio), like(clip, log_ratio)
     return {
         "ratio_mean": average(r, where),
         "ratio_truncated": average(jnp.minimum(r, limit), where),

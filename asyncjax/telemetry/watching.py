@@ -165,7 +165,8 @@ def watch(method: Method, names: Sequence[str]) -> Method:
         own, data = messages if carried or carries else (messages, messages)
         after, metrics = apart(method.apply, stale.staleness[0] >= 0, shared, messages if carried else own, stale)
         update = Update(method, shared, after, own, stale, data)
-        return after, {**metrics, **{name: MEASURES[name](update) for name in names}}
+        with jax.numpy_dtype_promotion("standard"):  # norms are of parameters that may have several dtypes
+            return after, {**metrics, **{name: MEASURES[name](update) for name in names}}
 
     work = Carrying(halves) if halves is not None and carries and not carried else method.work
     return method._replace(work=work, apply=apply)

@@ -217,6 +217,20 @@ def test_dana_zero_of_one_worker_is_nesterov() -> None:
     assert_close(run.view(aj.emulate(run, schedule, KEY).shared), nesterov.params, 1e-5)
 
 
+def test_dana_zero_keeps_its_types_where_float64_numbers_are_swept() -> None:
+    def types(eta: jax.Array) -> None:
+        single, momentum = jnp.ones(3, jnp.float32), optax.sgd(eta, 0.9)
+        run = aj.sgd(lambda w: jnp.sum(w * w), single, optimizer=momentum, private_optimizer=True)
+        run = corrections.dana_zero(run, eta)
+        shared, local = jax.eval_shape(lambda key: run.init(key, 1), KEY)
+        worker = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), local)
+        _, after, _ = jax.eval_shape(lambda s, w: run.work(run.view(s), w), shared, worker)
+        assert after == worker
+
+    with jax.enable_x64(True):
+        jax.eval_shape(types, jnp.array(0.1))
+
+
 @pytest.mark.parametrize("group_size", [1, 2])
 def test_dana_zero_reads_what_dana_slim_has(group_size: int) -> None:
     service = aj.service.exponential()
@@ -258,6 +272,12 @@ def test_a_correction_of_some_leaves_is_the_correction_of_these_alone() -> None:
     ):
         out, _ = some.update(GRADIENT, some.init(now), now, **stale, stale_params=then)
         assert_equal(out, {"w": alone["w"], "b": GRADIENT["b"]})
+
+
+def test_a_correction_of_no_leaves_changes_nothing() -> None:
+    none = optax.masked(corrections.gap_aware(), jax.tree.map(lambda w: False, PARAMS))
+    out, _ = none.update(GRADIENT, none.init(PARAMS), PARAMS, staleness=jnp.int32(2), stale_params=PARAMS)
+    assert_equal(out, GRADIENT)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -109,7 +109,8 @@ def gap_aware(decay: Number = 0.99) -> optax.GradientTransformationExtraArgs:
 
     def update(message: Message, steps: Steps) -> tuple[PyTree, Steps]:
         step = jax.tree.map(lambda new, old: jnp.abs(wide(new) - wide(old)), message.params, steps.params)
-        moved = jnp.any(jnp.stack([jnp.any(s > 0) for s in jax.tree.leaves(step)]))  # once per group, not per message
+        # The parameters move once per group, not per message.
+        moved = jax.tree.reduce(jnp.logical_or, jax.tree.map(lambda s: jnp.any(s > 0), step), False)
         m = jnp.where(moved, number(decay), 1)
         total = jax.tree.map(lambda c, s: like(m, s) * c + like(1 - m, s) * s, steps.total, step)
         weight = m * steps.weight + (1 - m)

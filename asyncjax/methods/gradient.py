@@ -111,6 +111,8 @@ def gradient_method(
         grads, worker, metrics = send_gradient(params, local.worker)
         # The worker's own view is all it knows: to itself it is never stale.
         updates, opt_state = tx.update(grads, local.opt_state, params, staleness=jnp.int32(0), stale_params=params)
+        # A step size that is a float64 tracer would make them float64.
+        updates = jax.tree.map(lambda x, g: jnp.asarray(x, g.dtype), updates, grads)
         return updates, Private(worker, opt_state), metrics
 
     def step(shared: Learner, messages: PyTree, stale: Stale) -> Learner:

@@ -42,7 +42,8 @@ def interquartile_mean(ys: np.ndarray, num_resamples: int = 1000) -> tuple[np.nd
     Source: Agarwal et al., Deep reinforcement learning at the edge of the statistical precipice (2021).
     """
     ys = np.asarray(ys, np.float64)
-    return middle_half(ys), *bootstrap_interval(ys, middle_half, num_resamples=num_resamples)
+    low, high = bootstrap_interval(ys, num_resamples=num_resamples)
+    return middle_half(ys), low, high
 
 
 def bootstrap_interval(

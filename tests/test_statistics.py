@@ -74,6 +74,7 @@ def test_one_seed_resolves_nothing_and_two_may() -> None:
     ("call", "sentence"),
     [
         (lambda: statistics.bootstrap_interval(np.zeros((0, 2))), "ys has no rows"),
+        (lambda: statistics.interquartile_mean(np.zeros((0, 2))), "ys has no rows"),
         (lambda: statistics.bootstrap_interval(np.zeros(3), level=95), "level=95: a probability"),
         (lambda: statistics.bootstrap_interval(np.zeros(3), num_resamples=0), "num_resamples=0: draw at least one"),
         (lambda: statistics.seeds_needed(np.array([1.0, np.nan]), 1.0), r"not finite in the rows \[1\]"),

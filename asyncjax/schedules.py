@@ -282,7 +282,9 @@ def check(schedule: Schedule, num_workers: int | None = None) -> Schedule:
     """Raises ValueError unless the schedule is well-formed; returns it with numpy arrays."""
     worker = _integers("worker", schedule.worker)
     read = jax.tree.map(lambda leaf: _integers("read", leaf), schedule.read)
-    num_updates = worker.shape[0]
+    num_updates, group_size = worker.shape
+    if group_size < 1:
+        raise ValueError(f"schedule.worker has shape {worker.shape}: an update consumes at least one message.")
     for name, shape in {"time": worker.shape[:1], "begin": worker.shape, "end": worker.shape}.items():
         times = getattr(schedule, name)
         if times is not None and np.shape(times) != shape:

@@ -137,6 +137,20 @@ def test_summaries_are_those_of_the_run() -> None:
     np.testing.assert_allclose(run["evaluation"], returns.mean(), rtol=1e-5)
 
 
+def test_a_method_that_reports_nothing_has_nothing_but_whether_it_is_finite() -> None:
+    silent = aj.Method(
+        lambda key, num_workers: (jax.random.normal(key), None),
+        lambda shared: shared,
+        lambda view, local: (view, local, {}),
+        lambda shared, messages, stale: (shared + messages.sum(), {}),
+    )
+    schedule, options = aj.schedules.round_robin(3, 2), {"key": jax.random.key(0), "seeds": 2, "progress": False}
+    values = aj.sweep(silent, schedule, **options).values
+    assert {name: x.tolist() for name, x in values.items()} == {"finite": [[True, True]]}
+    with pytest.raises(ValueError, match="metric='return': this method reports nothing"):
+        aj.sweep(silent, schedule, summarize=aj.summaries.curve(2), **options)
+
+
 def test_seeds_share_their_random_numbers_and_nothing_else(table: aj.Table) -> None:
     twice = small([SETTINGS[0], SETTINGS[3], SETTINGS[0]])
     assert_close(twice.values["loss"][0], twice.values["loss"][2], 1e-6)

@@ -594,6 +594,8 @@ def test_a_schedule_that_no_run_could_follow_is_refused(engine: Any) -> None:
         engine(method("sgd"), plain._replace(read=np.array([[0], [3], [0], [0], [0]])), KEY)
     with pytest.raises(ValueError, match=r"schedule\.worker\[0, 0\] = -1: there is no such worker"):
         engine(method("sgd"), plain._replace(worker=plain.worker - 1), KEY)
+    with pytest.raises(ValueError, match=r"worker has shape \(5, 0\): an update consumes at least one message"):
+        engine(method("sgd"), aj.Schedule(plain.worker[:, :0], plain.worker[:, :0]), KEY)
     with pytest.raises(ValueError, match="no prefix of the view"):
         engine(method("a3c"), plain._replace(read=(plain.read, plain.read)), KEY)
 

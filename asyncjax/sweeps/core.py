@@ -270,7 +270,7 @@ class Recipe:
 
     def _workers(self, index: int) -> int:
         """The workers that the schedules of a setting name, of whichever seed."""
-        return max(self.schedule(index, seed).num_workers for seed in self.seeds)
+        return max(1, *(self.schedule(index, seed).num_workers for seed in self.seeds))
 
 
 def uniform(settings: Sequence[Setting]) -> list[Setting]:

@@ -33,7 +33,7 @@ def final(fraction: float = 0.1) -> Callable[[Result], Metrics]:
         raise ValueError(f"fraction={fraction}: a part of the run, above 0 and at most 1.")
 
     def summarize(result: Result) -> Metrics:
-        num_updates = next(iter(result.metrics.values())).shape[0]
+        num_updates = max((x.shape[0] for x in result.metrics.values()), default=1)
         first = num_updates - max(1, round(fraction * num_updates))
         means = _stretches({name: x[first:] for name, x in result.metrics.items()}, 1)
         return {name: x[0] for name, x in means.items()}
@@ -59,7 +59,7 @@ def curve(points: int = 50, metric: str = "return") -> Callable[[Result], Metric
     def summarize(result: Result) -> Metrics:
         means = _stretches(result.metrics, points)
         if metric not in means:
-            raise ValueError(f"metric={metric!r}: this method reports {', '.join(sorted(means))}.")
+            raise ValueError(f"metric={metric!r}: this method reports {', '.join(sorted(means)) or 'nothing'}.")
         return {f"{metric}_curve": _carried_forward(means[metric])}
 
     return summarize
@@ -98,7 +98,7 @@ def stretch_ends(num_updates: int, points: int) -> np.ndarray:
 
 def _stretches(metrics: Metrics, points: int) -> Metrics:
     """The mean of every metric over each stretch, Float32[L]."""
-    num_updates = next(iter(metrics.values())).shape[0]
+    num_updates = max((x.shape[0] for x in metrics.values()), default=points)
     if points > num_updates:
         raise ValueError(f"points={points}: a run of {num_updates} updates has no more stretches; ask for fewer.")
     ends = stretch_ends(num_updates, points)

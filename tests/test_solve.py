@@ -345,6 +345,30 @@ def test_asynchronous_runs_count_what_they_do():
         assert solution.updates == 16 + residuals
 
 
+def test_asynchronous_runs_have_a_block_for_each_worker():
+    """A schedule of fewer workers than there are blocks would leave states as they began."""
+    mdp, discount = PROBLEMS["garnet"]
+    how: Any = {"method": "async", "schedule": lambda n: aj.schedules.round_robin(n, 3)}
+    assert error(aj.solve(mdp, discount, **how), mdp, discount) <= 1e-6
+    with pytest.raises(ValueError, match="num_blocks=4: 3 workers leave some alone"):
+        aj.solve(mdp, discount, num_blocks=4, **how)
+    with pytest.raises(ValueError, match="max_updates=0: give a positive number"):
+        aj.solve(mdp, discount, method="async", max_updates=0)
+
+
+def test_a_limit_of_time_holds_where_episodes_hardly_ever_end():
+    mdp = aj.mdp.from_arrays([[[1 - 1e-13, 1e-13], [0.0, 0.0]]], [[1.0, 1.0]])
+    solution = aj.solve(mdp, 1.0, max_seconds=0.1)
+    assert not solution.converged
+    assert solution.bound > 1e12
+
+
+def test_what_is_no_problem_is_named():
+    arrays: Any = tuple(aj.mdp.forest())
+    with pytest.raises(TypeError, match="mdp is a tuple: make an MDP"):
+        aj.solve(arrays, 0.9)
+
+
 def test_a_policy_can_be_all_that_is_asked_for():
     mdp, discount = PROBLEMS["garnet"]
     solution = aj.solve(mdp, discount, tolerance=1e-3, certifies="policy")

@@ -160,6 +160,8 @@ def owners(key: jax.Array, num_workers: int, num_states: int, num_blocks: int | 
     if (edges[1:] == edges[:-1]).any():
         name = "num_workers" if num_blocks is None else "num_blocks"
         raise ValueError(f"{name}={len(edges) - 1}: there are only {num_states} states; use at most as many blocks.")
+    if num_workers < len(edges) - 1:
+        raise ValueError(f"num_blocks={num_blocks}: {num_workers} workers leave some alone; use as many or fewer.")
     block = np.arange(num_workers) % (len(edges) - 1)
     first, last = edges[block, None], edges[block + 1, None] - np.int32(1)
     states = np.minimum(first + np.arange(np.diff(edges).max(), dtype=np.int32), last)

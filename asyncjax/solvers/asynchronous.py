@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
 from asyncjax import schedules
+from asyncjax.checks import check_counts
 from asyncjax.emulate import emulate
 from asyncjax.method import Chunk
 from asyncjax.methods.value_iteration import value_iteration
@@ -27,7 +29,7 @@ def asynchronous(
     values: Any,
     run: Run,
     *,
-    num_blocks: int = 8,
+    num_blocks: int | None = None,
     schedule: Callable[[int], Schedule] | None = None,
     sweeps: int = 32,
     max_updates: int = 1 << 17,
@@ -38,14 +40,16 @@ def asynchronous(
       model: the problem.
       values: where to begin.
       run: when to stop.
-      num_blocks: blocks of states, one for each worker.
+      num_blocks: blocks of states; None: one for each worker of the schedule, 8 without one.
       schedule: number of updates -> schedule. Workers in turn without it, each reading right after its own update.
       sweeps: see above.
       max_updates: the schedule's length; at its end the run stops with the bound it has.
     """
-    num_blocks = min(num_blocks, model.num_states)
+    check_counts(num_blocks=num_blocks, sweeps=sweeps, max_updates=max_updates)
+    in_turn = partial(schedules.round_robin, num_workers=min(num_blocks or 8, model.num_states))
+    plan = (schedule or in_turn)(max_updates)
+    num_blocks = min(num_blocks or plan.num_workers, model.num_states)
     method = value_iteration(model.mdp, model.discount, num_blocks=num_blocks, initial_values=model.finish(values))
-    plan = schedule(max_updates) if schedule else schedules.round_robin(max_updates, num_blocks)
     residual = None
 
     def certify(chunk: Chunk) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+
 import numpy as np
 
 from asyncjax.mdp import MDP
 
 
-def longest_time(mdp: MDP) -> float:
+def longest_time(mdp: MDP, expired: Callable[[], bool]) -> float:
     """An upper bound on the expected number of steps to the end under any policy, from any state.
 
     Any w >= 1 + max_a P w bounds it. Value iteration from 0 rises to the least such w; once a sweep adds less than
@@ -15,6 +18,7 @@ def longest_time(mdp: MDP) -> float:
 
     Args:
       mdp: a problem that `check(mdp, 1.0)` lets pass.
+      expired: whether there is no time left to find one; the largest number is one, too.
     """
     from asyncjax.solvers.host import HostModel
 
@@ -23,8 +27,9 @@ def longest_time(mdp: MDP) -> float:
     )
     model = HostModel(counted, 1.0)
     time = np.zeros(mdp.num_states)
-    while True:
+    while not expired():
         residual = model.improve(time)
         if residual.high <= 0.01:
             return float(residual.scale / (1 - residual.high))
         time, _, _ = model.evaluate(residual.values, 50, 0.001)
+    return sys.float_info.max

@@ -94,12 +94,15 @@ def solve(
         def seconds() -> float:
             return time.perf_counter() - begin - compile_seconds
 
+        def expired() -> bool:
+            return seconds() > max_seconds
+
         def tell(residual: Residual, bound: float) -> None:
             if callback is not None:
                 values = np.array(model.finish(residual.values))  # a copy: solvers go on in the same memory
                 callback(Progress(values, bound, model.sweeps, seconds()))
 
-        run = Run(_certificate(model, *sums), tolerance, certifies, lambda: seconds() > max_seconds, tell)
+        run = Run(_certificate(model, *sums, expired), tolerance, certifies, expired, tell)
         values = model.start(np.zeros(mdp.num_states) if initial is None else np.asarray(initial))
         residual = METHODS[method](model, values, run, **options)
         values = model.finish(residual.values)
@@ -133,6 +136,8 @@ def _check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
 
 def _check_arguments(mdp: AnyMDP, discount: float, tolerance: float, initial: Any) -> tuple[float, float]:
     """The least and the greatest sum of a row of probabilities."""
+    if not isinstance(mdp, AnyMDP):
+        raise TypeError(f"mdp is a {type(mdp).__name__}: make an MDP, such as aj.mdp.from_arrays(transition, reward).")
     if not tolerance > 0:
         raise ValueError(f"tolerance={tolerance}: an error bound is positive, such as 1e-6.")
     if initial is not None and np.shape(initial) != (mdp.num_states,):
@@ -168,11 +173,11 @@ def _model(
     return model, time.perf_counter() - begin
 
 
-def _certificate(model: Model, least: float, greatest: float) -> Certificate:
+def _certificate(model: Model, least: float, greatest: float, expired: Callable[[], bool]) -> Certificate:
     """What bounds a problem admits whose rows have these sums at least and at most."""
     if model.discount < 1:
         shortest, horizon = (1 / (1 - model.discount * total) for total in (least, greatest))
     else:
         assert isinstance(model.mdp, MDP)
-        shortest, horizon = 1.0, longest_time(model.mdp)
+        shortest, horizon = 1.0, longest_time(model.mdp, expired)
     return Certificate(shortest, horizon, (model.mdp.num_successors + 3) * model.epsilon)

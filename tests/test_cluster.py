@@ -253,8 +253,8 @@ def test_a_stuck_worker_is_named(ray: Any) -> None:
             time.sleep(600)
 
     stuck, chunks = troubled(trouble), list[aj.Chunk]()
-    with pytest.raises(TimeoutError, match=r"worker [02] has been busy .* timeout=3\.0 s\. .* raise timeout="):
-        run(stuck, num_updates=ENDLESS, timeout=3.0, bound=3, callback=chunks.append)
+    with pytest.raises(TimeoutError, match=r"worker [02] has been busy .* timeout=8\.0 s\. .* raise timeout="):
+        run(stuck, num_updates=ENDLESS, timeout=8.0, bound=3, callback=chunks.append)
     assert_replays(stuck, chunks)
 
 

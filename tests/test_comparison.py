@@ -384,7 +384,7 @@ def test_progress_is_shown_to_those_who_wait(capsys: pytest.CaptureFixture[str])
     assert lines[1].startswith("1 of 4 runs")
     assert lines[2].endswith("eta 0 s")
     assert "of which" in lines[3]
-    with batch_progress.BatchProgress(4) as shown:
+    with batch_progress.BatchProgress(4, patience=600.0) as shown:
         shown.advance(4)
     assert capsys.readouterr().out == "", "a quick sweep says nothing"
 

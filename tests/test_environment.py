@@ -268,4 +268,4 @@ assert {"seaborn", "matplotlib.pyplot"} <= set(sys.modules)
 import matplotlib.pyplot
 assert matplotlib.pyplot is sys.modules["matplotlib.pyplot"] and matplotlib.pyplot.figure
 """
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=600)

@@ -87,7 +87,7 @@ def test_wandb_reads_the_metrics_of_the_run(tmp_path: Path):
         rows = [{i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in r.item} for r in records]
         return [row for row in rows if row]
 
-    deadline = time.monotonic() + 30  # wandb's own process may write the last rows after `finish` has returned
+    deadline = time.monotonic() + 120  # wandb's own process may write the last rows after `finish` has returned
     while len(history()) < len(metrics["update"]) and time.monotonic() < deadline:
         time.sleep(0.1)
     logged: dict[str, list[tuple[int, float]]] = {}

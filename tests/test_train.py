@@ -132,7 +132,7 @@ def test_ctrl_c_on_threads_leaves_a_checkpoint_to_resume(tmp_path):
     while process.poll() is None and len(runs.read_rows(path)) < 5:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 130, output
     assert "Traceback" not in output
     assert f"--resume {path}" in output

@@ -33,7 +33,7 @@ def sgd(
       correction: a transformation of every message as it arrives; see `asyncjax.corrections`.
 
     Returns:
-      A Method with metrics `loss`, Float[T, G].
+      A Method with metrics `loss` and `grad_norm`, Float[T, G].
 
     Raises:
       TypeError: an optimizer that is none, or from `init`, parameters that are not floats.

@@ -14,6 +14,8 @@ IMAGES = {
     "learning_rate": 2.5e-3,
     "anneal_steps": 1e6,
 }
+# In these games returns go on rising for five million steps.
+LONG_GAMES = {**IMAGES, "epochs": 2, "anneal_steps": 5e6}
 # (method, pattern of environment names, the first that fits) -> the options that differ from the method's defaults.
 TUNED: dict[tuple[str, str], dict[str, Any]] = {
     ("a3c", "CartPole-v1"): {"anneal_steps": 5e5},  # with a constant step size returns dip more often
@@ -27,8 +29,10 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
     ("n_step_q", "Acrobot-v1"): {"double": True, "dueling": True, "learning_rate": 2e-3, "anneal_steps": 2e6},
     ("a3c", "Pendulum-v1"): {"discount": 0.9},
     ("ppo", "Pendulum-v1"): {"discount": 0.9, "anneal_steps": 1e6, "num_minibatches": 8, "learning_rate": 2e-3},
+    ("ppo", "Asterix-MinAtar"): LONG_GAMES,
+    ("ppo", "SpaceInvaders-MinAtar"): LONG_GAMES,
     ("ppo", "*-MinAtar"): IMAGES,
-    ("a3c", "Asterix-MinAtar"): {"learning_rate": 3e-3, "anneal_steps": 5e6},  # games that go on improving
+    ("a3c", "Asterix-MinAtar"): {"learning_rate": 3e-3, "anneal_steps": 5e6},
     ("a3c", "SpaceInvaders-MinAtar"): {"learning_rate": 3e-3, "anneal_steps": 5e6},
     ("a3c", "*-MinAtar"): {"learning_rate": 3e-3, "anneal_steps": 1e6},
     ("impala", "*-MinAtar"): {"learning_rate": 4e-3, "anneal_steps": 1e6},

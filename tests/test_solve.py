@@ -220,6 +220,27 @@ def test_modified_policy_iteration_with_one_sweep_is_value_iteration(seed):
     assert one.sweeps == jacobi.sweeps
 
 
+@pytest.mark.parametrize("backend", ["host", "jax"])
+@pytest.mark.parametrize("problem", ["cycle", "perishable_inventory"])
+def test_policies_that_go_round_in_cycles_do_not_take_a_horizon_of_sweeps(problem, backend):
+    mdp = aj.mdp.cycle(2) if problem == "cycle" else aj.mdp.tabulate(aj.mdp.perishable_inventory(lead_time=1))
+    if problem == "cycle":
+        mdp.reward[0] = [0.0, 1.0]
+    solution = aj.solve(mdp, 0.999, tolerance=1e-3, backend=backend)
+    assert solution.converged
+    assert solution.sweeps < 1000  # without mixing more than 10,000
+    assert error(solution, mdp, 0.999) <= solution.bound + 1e-7
+
+
+@given(seed=st.integers(0, 2**32 - 1), num_states=st.integers(1, 30), num_actions=st.integers(1, 3))
+def test_deterministic_problems_are_solved_whatever_their_cycles(seed, num_states, num_actions):
+    mdp = aj.mdp.garnet(seed, num_states, num_actions, 1)
+    solution = aj.solve(mdp, 0.99, tolerance=1e-6)
+    assert solution.converged
+    assert solution.sweeps < 20_000
+    assert error(solution, mdp, 0.99) <= solution.bound + 1e-10
+
+
 def test_jacobi_on_constant_rewards_is_the_geometric_sum():
     mdp, values, model = aj.mdp.cycle(4), np.zeros(4), HostModel(aj.mdp.cycle(4), 0.9)
     for k in range(1, 30):

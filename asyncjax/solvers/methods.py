@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
 from typing import Any
 
 import numpy as np
 
 from asyncjax.solvers.host import HostModel
+from asyncjax.solvers.mixing import Mixing
 from asyncjax.solvers.model import Model
 from asyncjax.solvers.solution import Residual, Run
 
 _LARGE = 20_000  # states from which it can pay to put them in order
 _LEVEL = 50  # and of each level: fewer are too little work for a step of a Python loop
-_STALLED = 10  # sweeps
+_MEMORY = 5  # steps that are combined where they stall
 _LONG = 100  # sweeps in place after which a full residual is due, however much they still change
 
 
@@ -46,9 +46,10 @@ def modified_policy_iteration(
       patience: hand over when so many more improvements seem to be needed; None: 30 on the host, where
         there are many states and episodes end, and never elsewhere: sweeps in place can not be shifted.
 
-    Source: Puterman and Shin (1978); MacQueen (1966).
+    Source: Puterman and Shin (1978); MacQueen (1966); the combination is ours.
     """
-    first, improvements = None, 0
+    first, improvements, last, slow = None, 0, np.inf, 0
+    mixing = Mixing(model, _MEMORY, run.certificate.closed)
     if patience is None and isinstance(model, HostModel) and model.num_states > _LARGE and not run.certificate.closed:
         patience = 30
     while True:
@@ -65,10 +66,16 @@ def modified_policy_iteration(
                     return _in_order(model, values, run, sweeps=20)
                 patience = None
         shift, span = run.certificate.shift, residual.high - residual.low
-        values = residual.values + shift(residual.low, residual.high)
-        if sweeps > 1:
-            values, low, high = model.evaluate(values, sweeps - 1, accuracy * span)
-            values = values + shift(low, high)
+        before, values = values, residual.values + shift(residual.low, residual.high)
+        if sweeps == 1:
+            continue
+        values, low, high = model.evaluate(values, sweeps - 1, accuracy * span)
+        values = values + shift(low, high)
+        slow, last = slow + 1 if span > last / 2 else 0, span
+        if run.certificate.closed and slow > 1:
+            values = mixing.mix(before, values, span)
+        else:
+            mixing.forget()
 
 
 def policy_iteration(model: Model, values: Any, run: Run) -> Residual:
@@ -118,9 +125,7 @@ def _in_order(model: HostModel, values: np.ndarray, run: Run, sweeps: int) -> Re
 def anderson(model: Model, values: Any, run: Run, *, memory: int | None = 5) -> Residual:
     """Anderson acceleration: the next values combine the last ones so that their residuals cancel best.
 
-    V <- sum_i c_i T V_i with c minimizing |sum_i c_i (T V_i - V_i)|_2, sum_i c_i = 1. With the maximum in T that can go
-    wrong: after ten sweeps without a smaller residual the memory is dropped, and a plain sweep from the best values
-    makes one.
+    V <- sum_i c_i T V_i with c minimizing |sum_i c_i (T V_i - V_i)|_2, sum_i c_i = 1 (`Mixing`).
 
     Args:
       model: the problem.
@@ -132,30 +137,10 @@ def anderson(model: Model, values: Any, run: Run, *, memory: int | None = 5) -> 
     """
     if memory is not None and memory < 0:
         raise ValueError(f"memory={memory}: keep at least 0 differences, or None for all.")
-    history: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=None if memory is None else memory + 1)
-    best, best_values, since = np.inf, values, 0
+    mixing = Mixing(model, memory, run.certificate.closed)
     while True:
         residual = model.improve(values)
         if run.done(residual):
             return residual
         size = residual.high - residual.low if run.certificate.closed else max(-residual.low, residual.high)
-        since += 1
-        if size < best:
-            best, best_values, since = size, residual.values, 0
-        if since >= _STALLED:
-            history.clear()
-            values, since = best_values, 0
-            continue
-        new, old = (model.finish(x).astype(np.float64) for x in (residual.values, values))
-        history.append((new, new - old))
-        values = model.start(_combine(history))
-
-
-def _combine(history: deque[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    newest, residual = history[-1]
-    if len(history) == 1:
-        return newest
-    images, residuals = (np.stack(column, axis=1) for column in zip(*history, strict=True))
-    steps, changes = np.diff(images, axis=1), np.diff(residuals, axis=1)
-    weights = np.linalg.lstsq(changes, residual, rcond=None)[0]
-    return newest - steps @ weights
+        values = mixing.mix(values, residual.values, size)

@@ -156,7 +156,7 @@ class Run:
 
     def done(self, residual: Residual) -> bool:
         """Takes note of a full residual; whether to stop at it."""
-        check_finite(residual.scale)
+        check_finite(residual.scale + abs(self.certificate.shift(residual.low, residual.high)))
         self.bound, self.policy_bound = self.certificate.bounds(residual)
         self.tell(residual, self.bound)
         self.since = 0 if self.bound < self.best else self.since + 1

@@ -41,6 +41,9 @@ class Program:
         if name := lives_on_host(work):
             raise not_emulated(name)
         self._compiled: dict[Any, Any] = {}
+        # Not decorated: jit's cache would keep every program for ever.
+        self._load, self._row = jax.jit(self._fresh_carry, static_argnums=0), jax.jit(_row)
+        self._unload = jax.jit(self._unpacked)
         fixed, by_size = cost_of(work).seconds(jax.default_backend())
         self.lane_cost = by_size / max(fixed, 1e-9)  # of one more message in a batch, over that of the batch itself
 
@@ -81,8 +84,7 @@ class Program:
         newest = slot_of.get(state.update, layout.num_views)
         return self._load(layout, state.shared, state.local, newest, older)
 
-    @partial(jax.jit, static_argnums=(0, 1))
-    def _load(
+    def _fresh_carry(
         self, layout: Layout, shared: PyTree, local: PyTree, newest: Array, older: list[tuple[Array, PyTree]]
     ) -> Carry:
         views = zeros(self.packed.view_like, layout.num_views + 1)
@@ -98,12 +100,7 @@ class Program:
         shared, local = self._unload(carry.shared, carry.local)
         return State(update, shared, local, views)
 
-    @partial(jax.jit, static_argnums=0)
-    def _row(self, rows: PyTree, index: Array) -> PyTree:
-        return jax.tree.map(lambda x: x[index], rows)
-
-    @partial(jax.jit, static_argnums=0)
-    def _unload(self, shared: PyTree, local: Packed) -> tuple[PyTree, PyTree]:
+    def _unpacked(self, shared: PyTree, local: Packed) -> tuple[PyTree, PyTree]:
         return jax.tree.map(jnp.copy, (shared, self.packed.local.unpack(local)))
 
     # -- the loop ------------------------------------------------------------------------------------------------------
@@ -195,6 +192,10 @@ def _take(rows: Any, index: Any) -> Any:
         return [x.at[i].get(mode="clip") for x, i in zip(leaves, indices, strict=True)]
 
     return treedef.unflatten(jax.lax.cond(indices[0][0] >= 0, gather, gather))
+
+
+def _row(rows: PyTree, index: Array) -> PyTree:
+    return jax.tree.map(lambda x: x[index], rows)
 
 
 def _put(rows: Any, index: Array, values: Any) -> Any:

@@ -137,7 +137,12 @@ class Recorder:
         row["updates_per_second"] = num_updates / took
         if self.steps_per_update is not None:
             row["steps_per_second"] = num_updates * self.steps_per_update / took
-        return {name: _tidy(value) for name, value in (row | summarize(chunk, self.update)).items()}
+        measured = summarize(chunk, self.update)
+        if taken := sorted(row.keys() & measured.keys()):
+            raise ValueError(
+                f"The method reports a metric named {taken[0]!r}, which every row has: give it another name."
+            )
+        return {name: _tidy(value) for name, value in (row | measured).items()}
 
 
 def summarize(chunk: Chunk, first: int) -> Row:

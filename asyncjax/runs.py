@@ -31,6 +31,7 @@ from asyncjax.schedules import Schedule
 
 PACKAGES = ("asyncjax", "jax", "jaxlib", "flax", "optax", "gymnax", "gymnasium", "envpool", "brax", "ray", "numpy")
 INTEGERS = ("update", "env_steps")
+_BEFORE_CONFIG = (".probe", "versions.json.tmp", "versions.json", "config.json.tmp")  # what a new run writes first
 Row = dict[str, Any]
 PathLike = str | os.PathLike[str]
 
@@ -61,7 +62,13 @@ class Run:
           method: the method that was run, built with the same arguments.
           num_workers: W; by default the config's `num_workers`.
         """
-        return Checkpoints(self.path / "checkpoints").restore(method, num_workers or self.config["num_workers"])
+        if num_workers is None:
+            num_workers = self.config.get("num_workers")
+        if num_workers is None:
+            raise ValueError(
+                f"num_workers=None, and the config of {self.path} does not say: give the number of workers."
+            )
+        return Checkpoints(self.path / "checkpoints").restore(method, num_workers)
 
 
 def load(path: PathLike) -> Run:
@@ -158,7 +165,7 @@ def create(path: Path) -> None:
     """Makes a new run directory, or raises ValueError with the reason and a way out."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if any(path.iterdir()):
+        if any(file.name not in _BEFORE_CONFIG for file in path.iterdir()):  # else its run was killed as it began
             raise ValueError(
                 f"The run directory {path} exists and is not empty: continue its run with --resume {path},"
                 " or choose another directory with --run-dir."

@@ -215,6 +215,29 @@ def test_directories_that_can_not_be_used_are_refused(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("name", [".probe", "versions.json.tmp", "versions.json", "config.json.tmp"])
+def test_a_run_that_was_killed_as_it_began_may_begin_again(tmp_path, name):
+    (tmp_path / name).write_text("torn")
+    with Recorder(tmp_path, CONFIG):
+        pass
+    assert runs.load(tmp_path).config == CONFIG
+
+
+def test_workers_that_no_config_counts_have_to_be_given(tmp_path):
+    with Recorder(tmp_path, {}) as recorder:
+        emulate(make_method(), make_schedule(), KEY, callback=recorder, chunk_size=60)
+    with pytest.raises(ValueError, match=r"num_workers=None, and the config .* give the number of workers"):
+        runs.load(tmp_path).restore(make_method())
+    assert runs.load(tmp_path).restore(make_method(), 4) is not None
+
+
+@pytest.mark.parametrize("name", ["update", "env_steps", "seconds", "updates_per_second"])
+def test_metrics_do_not_take_the_place_of_what_every_row_has(tmp_path, name):
+    recorder = Recorder(tmp_path / "run", CONFIG, steps_per_update=8)
+    with pytest.raises(ValueError, match=f"a metric named '{name}', .*: give it another name"), recorder:
+        recorder(Chunk(State(10, jnp.zeros(2), jnp.zeros((4, 1))), {name: np.ones(10)}, make_schedule(10)))
+
+
 def test_a_full_disk_stops_the_run_with_its_cause(tmp_path):
     class Full:
         def write(self, text):

@@ -34,7 +34,6 @@ def forest(num_states: int = 3, r1: float = 4.0, r2: float = 2.0, p: float = 0.1
 
     Source: the example problem of the MDPtoolbox packages.
     """
-    check_whole(num_states=num_states)
     check_chances(p=p)
     _at_least("num_states", num_states, 2)
     age = np.arange(num_states)
@@ -122,7 +121,6 @@ def machine_replacement(
       operating_cost: per class and period.
       replacement_cost: of a new machine, which starts in class 0 next period.
     """
-    check_whole(num_states=num_states)
     check_chances(wear=wear)
     _at_least("num_states", num_states, 2)
     state = np.arange(num_states)
@@ -154,7 +152,6 @@ def inventory(
 
     Source: Puterman (1994), section 3.2, with its numbers as defaults.
     """
-    check_whole(capacity=capacity)
     _at_least("capacity", capacity, 0)
     chance = np.asarray(demand, np.float64)
     if not (chance >= 0).all() or abs(chance.sum() - 1) > 1e-9:
@@ -170,5 +167,6 @@ def inventory(
 
 
 def _at_least(name: str, value: int, least: int) -> None:
+    check_whole(**{name: value})
     if value < least:
         raise ValueError(f"{name}={value}: use at least {least}.")

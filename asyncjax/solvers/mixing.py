@@ -13,8 +13,9 @@ _STALLED = 10  # steps without a smaller residual
 
 
 class Mixing:
-    """Where an iteration V <- F(V) goes on: at sum_i c_i F(V_i), c minimizing |sum_i c_i (F(V_i) - V_i)|_2, sum_i c_i = 1.
+    """Where an iteration V <- F(V) goes on: at sum_i c_i F(V_i), sum_i c_i = 1, the residuals cancelling best.
 
+    c minimizes |sum_i c_i (F(V_i) - V_i)|_2.
     With a maximum in F that can go wrong: after ten steps without a smaller residual everything is forgotten, and
     a plain step from the best values begins anew.
 

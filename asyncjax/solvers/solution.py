@@ -117,7 +117,11 @@ class Certificate:
 
     def floor(self, residual: Residual) -> float:
         """The bound that rounding allows: no sweep gets below it. Shifted values may be much larger than TV."""
-        return self.horizon * self.rounding * (residual.scale + abs(self.shift(residual.low, residual.high)))
+        return self.horizon * self.rounding * self.scale(residual)
+
+    def scale(self, residual: Residual) -> float:
+        """What no shifted value exceeds."""
+        return residual.scale + abs(self.shift(residual.low, residual.high))
 
     def _interval(self, low: float, high: float) -> tuple[float, float]:
         """Where V* - TV lies."""
@@ -156,7 +160,7 @@ class Run:
 
     def done(self, residual: Residual) -> bool:
         """Takes note of a full residual; whether to stop at it."""
-        check_finite(residual.scale + abs(self.certificate.shift(residual.low, residual.high)))
+        check_finite(self.certificate.scale(residual))
         self.bound, self.policy_bound = self.certificate.bounds(residual)
         self.tell(residual, self.bound)
         self.since = 0 if self.bound < self.best else self.since + 1

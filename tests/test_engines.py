@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from typing import Any
 
 import hypothesis
@@ -14,6 +16,7 @@ import pytest
 from hypothesis import strategies as st
 
 import asyncjax as aj
+from asyncjax.program import cached_program
 from asyncjax.waves import Planner, stack_reads
 from tests.laws import (
     KEY,
@@ -295,3 +298,14 @@ def test_threads_leave_no_thread_behind() -> None:
     before = threading.active_count()
     aj.run_threads(method("sgd"), KEY, num_workers=3, num_updates=10)
     assert threading.active_count() == before
+
+
+def test_emulated_programs_are_freed_with_the_engines_cache():
+    method = aj.sgd(lambda w: 0.5 * w**2, 1.0, optimizer=optax.sgd(0.1))
+    aj.emulate(method, aj.schedules.round_robin(4, 2), jax.random.key(0), chunk_size=2, callback=lambda chunk: None)
+    programs = cached_program.cache_info().currsize
+    kept = weakref.ref(cached_program(method, 2, (0,)))
+    assert cached_program.cache_info().currsize == programs  # the one that ran
+    cached_program.cache_clear()
+    gc.collect()
+    assert kept() is None

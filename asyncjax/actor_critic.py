@@ -21,6 +21,8 @@ from asyncjax.environment import Box, Discrete, Environment, Step
 from asyncjax.method import Metrics, Policy, PyTree
 from asyncjax.rollout import Rollout, Trajectory, init_rollout, next_values, unroll
 
+WATCHED = 128  # observations of a message on which telemetry compares policies: some percent of a large update
+
 Distribution = Categorical | Gaussian
 
 
@@ -210,8 +212,13 @@ def forward(agent: Agent, params: PyTree, trajectory: Trajectory) -> Forward:
 
 
 def distribution(agent: Agent, params: PyTree, trajectory: Trajectory) -> Distribution:
-    """How the agent acts in all observations of a batch of segments, [T, N, ...] -> [N, T, ...], for telemetry."""
-    return jax.vmap(lambda one: forward(agent, params, one).pi, in_axes=1)(trajectory)
+    """How the agent acts in a sample of a batch of segments, [T, N, ...] -> [n, T, ...], for telemetry.
+
+    The segments of the first n environments, whole as memories want them: enough for WATCHED observations, or all.
+    """
+    n = -(-WATCHED // trajectory.reward.shape[0])
+    sample = jax.tree.map(lambda x: x[:, :n], trajectory)
+    return jax.vmap(lambda one: forward(agent, params, one).pi, in_axes=1)(sample)
 
 
 def _remembering(agent: Agent, params: PyTree, trajectory: Trajectory, before: PyTree) -> Any:

@@ -171,6 +171,19 @@ def test_fresh_gradients_are_along_themselves_and_policies_at_no_distance() -> N
     assert stale["gradient_cosine"][-1] < 1 - 1e-5
 
 
+@pytest.mark.parametrize(("unroll_length", "segments"), [(5, 4), (64, 2), (130, 1)])
+def test_policies_are_compared_on_whole_segments_of_about_128_observations(unroll_length: int, segments: int) -> None:
+    run = aj.a3c("CartPole-v1", num_envs=4, unroll_length=unroll_length)
+    assert run.halves is not None and run.halves.distribution is not None
+    shared, local = run.init(KEY, 1)
+    data, *_ = run.halves.sample(run.view(shared), jax.tree.map(lambda x: x[0], local))
+    compared = run.halves.distribution(run.view(shared), data).logits
+    assert compared.shape == (segments, unroll_length, 2)
+    for n in range(segments):
+        one = jax.tree.map(lambda x, n=n: x[:, n : n + 1], data)
+        np.testing.assert_allclose(compared[n], run.halves.distribution(run.view(shared), one).logits[0], rtol=1e-5)
+
+
 def test_parameters_of_several_dtypes_are_measured_together() -> None:
     params = {"half": jnp.full(9, 2.0, jnp.bfloat16), "single": jnp.full(4, 4.0, jnp.float32)}
     run = aj.sgd(lambda p: p["half"].astype(jnp.float32).sum() + p["single"].sum(), params, optimizer=optax.sgd(0.5))

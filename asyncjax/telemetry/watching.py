@@ -81,7 +81,7 @@ def gradient_norm_ratio(u: Update) -> jax.Array:
 
 
 def policy_kl(u: Update) -> jax.Array:
-    """KL(policy that was read || newest policy), mean over the observations of the message's data."""
+    """KL(policy that was read || newest policy), mean over a sample of the observations of the message's data."""
     acts: Any = u.halves.distribution
     newest = u.method.view(u.before)
     return jax.vmap(lambda read, data: jnp.mean(acts(read, data).kl(acts(newest, data))))(u.stale.view, u.data)
@@ -131,7 +131,8 @@ def watch(method: Method, names: Sequence[str]) -> Method:
         of the update, Float[T]; "message_norm", Float[T, G]; "effective_learning_rate", the norm of the update over
         that of the mean message, Float[T]; "gradient_cosine" and "gradient_norm_ratio", Float[T, G], of the stale
         gradient and the one of the same data at the newest parameters; "policy_kl", Float[T, G], KL(read policy ||
-        newest) in nats, mean over the visited observations.
+        newest) in nats, mean over visited observations: those of whole segments of the first environments, 128 or
+        somewhat more, as all of a large message would cost a third of an update.
 
     Returns:
       A Method; with no names the method itself.

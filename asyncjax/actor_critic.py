@@ -21,7 +21,7 @@ from asyncjax.environment import Box, Discrete, Environment, Step
 from asyncjax.method import Metrics, Policy, PyTree
 from asyncjax.rollout import Rollout, Trajectory, init_rollout, next_values, unroll
 
-WATCHED = 128  # observations of a message on which telemetry compares policies: some percent of a large update
+WATCHED = 64  # observations of a message on which telemetry compares policies: some percent of a large update
 
 Distribution = Categorical | Gaussian
 

@@ -131,7 +131,7 @@ def watch(method: Method, names: Sequence[str]) -> Method:
         of the update, Float[T]; "message_norm", Float[T, G]; "effective_learning_rate", the norm of the update over
         that of the mean message, Float[T]; "gradient_cosine" and "gradient_norm_ratio", Float[T, G], of the stale
         gradient and the one of the same data at the newest parameters; "policy_kl", Float[T, G], KL(read policy ||
-        newest) in nats, mean over visited observations: those of whole segments of the first environments, 128 or
+        newest) in nats, mean over visited observations: those of whole segments of the first environments, 64 or
         somewhat more, as all of a large message would cost a third of an update.
 
     Returns:

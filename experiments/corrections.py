@@ -126,8 +126,14 @@ def run_task(args: Args, env: str) -> Arrays:
     )
     rows = [different.index(s) for s in wanted]
     shape = (len(args.names), len(args.services), len(args.delays), args.seeds)
-    means = {"final": table["evaluation"], "along": np.nanmean(table["return_curve"], -1)}
+    means = {"final": table["evaluation"], "along": mean_of_known(table["return_curve"])}
     return {name: x[rows].reshape(shape) for name, x in means.items()}
+
+
+def mean_of_known(curves: np.ndarray) -> np.ndarray:
+    """The mean of each curve's points; NaN in all of them, for a run too short to end an episode, stays NaN."""
+    known = np.isfinite(curves)
+    return np.where(known, curves, 0).sum(-1) / np.where(known.any(-1), known.sum(-1), np.nan)
 
 
 def setting(args: Args, name: str, service: str, delay: int) -> dict[str, Any]:
@@ -158,7 +164,7 @@ def report(arrays: Arrays) -> str:
         middle, low, high = differences(arrays, measure)
         for e, v in np.ndindex(len(arrays["envs"]), len(arrays["services"])):
             where = [measure, arrays["envs"][e], arrays["services"][v]]
-            rows.append([*where, NONE, *(figure.interval(x) for x in arrays[measure][e, 0, v])])
+            rows.append([*where, NONE, *(uncorrected(x) for x in arrays[measure][e, 0, v])])
             for c, name in enumerate(arrays["corrections"][1:]):
                 at = zip(*(x[e, c, v] for x in (middle, low, high)), strict=True)  # of every delay
                 rows.append([*where, name, *(difference(*x) for x in at)])
@@ -166,9 +172,17 @@ def report(arrays: Arrays) -> str:
     return figure.table(head, rows)
 
 
+def uncorrected(values: np.ndarray) -> str:
+    """The interquartile mean over seeds as text, or a dash as in `difference`."""
+    return "-" if np.isnan(values).any() else figure.interval(values)
+
+
 def difference(middle: float, low: float, high: float) -> str:
-    """A difference with its interval as text, bold where it leaves out 0."""
-    text = f"{middle:+.2g} [{low:+.2g}, {high:+.2g}]"
+    """A difference with its interval as text, bold where it leaves out 0; a dash where a run ended no episode."""
+    if np.isnan(middle):
+        return "-"
+    middle_text, low_text, high_text = (f"{x:+.0f}" if abs(x) >= 99.5 else f"{x:+.2g}" for x in (middle, low, high))
+    text = f"{middle_text} [{low_text}, {high_text}]"
     return f"**{text}**" if low > 0 or high < 0 else text
 
 
@@ -183,12 +197,12 @@ def plot(arrays: Arrays) -> Any:
         resolved = (below > 0) | (above < 0)
         draw_heat_map(
             axes,
-            np.where(resolved, values, np.nan) if resolved.any() else np.zeros_like(values),
+            np.where(resolved, values, np.nan),
             labels,
             names,
             label="return minus uncorrected\n(-: not resolved)",
             center=0.0,
-            number="+.2g",
+            number="+.0f" if np.nanmax(np.abs(values[resolved]), initial=0) >= 100 else "+.2g",
         )
         axes.tick_params(axis="x", labelrotation=90)
         axes.set_title(f"{arrays['method']}, {envs[e]}", fontsize=8)

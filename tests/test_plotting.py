@@ -119,6 +119,14 @@ def test_heat_map_writes_every_number_into_its_cell(options: Any):
         plotting.heat_map(values.T, x=[0, 8, 16], y=[1e-3, 1e-2], **names)
 
 
+@pytest.mark.parametrize("center", [None, 0.0])
+def test_heat_map_without_a_number_is_grey(center: float | None):
+    names: Any = {"x_label": "staleness (updates)", "y_label": "learning rate", "label": "return"}
+    figure = plotting.heat_map(np.full((2, 3), np.nan), x=[0, 8, 16], y=[1e-3, 1e-2], center=center, **names)
+    check(figure, "staleness (updates)", "learning rate", "return")
+    assert {t.get_text() for t in figure.axes[0].texts} == {"-"}
+
+
 def test_value_map_points_where_the_policy_goes():
     mdp = mdps.grid_world(["...G", "....", "...."], slip=0.0)
     solution = solve(mdp, 0.9)

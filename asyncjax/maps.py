@@ -62,11 +62,10 @@ def draw_value_map(axes: Axes, values: np.ndarray, policy: np.ndarray | None, st
 def _image(axes: Axes, values: np.ndarray, center: float | None, label: str, **options: Any) -> Any:
     """The cells as colours, grey where there is no number, and the colour bar."""
     from matplotlib import colormaps
-    from matplotlib.colors import CenteredNorm, Normalize
+    from matplotlib.colors import CenteredNorm
 
     colours = colormaps[SEQUENTIAL if center is None else DIVERGING].with_extremes(bad="0.85")
-    unit = None if np.isfinite(values).any() else 1.0  # without a number there is no range to find
-    norm = Normalize(0.0 if unit else None, unit) if center is None else CenteredNorm(center, unit)
+    norm = None if center is None else CenteredNorm(center)
     image = axes.imshow(np.ma.masked_invalid(values), cmap=colours, norm=norm, interpolation="nearest", **options)
     assert axes.figure is not None
     bar = axes.figure.colorbar(image, ax=axes)

@@ -174,14 +174,14 @@ def test_fresh_gradients_are_along_themselves_and_policies_at_no_distance() -> N
 @pytest.mark.parametrize(("unroll_length", "segments"), [(5, 4), (32, 2), (65, 1)])
 def test_policies_are_compared_on_whole_segments_of_about_64_observations(unroll_length: int, segments: int) -> None:
     run = aj.a3c("CartPole-v1", num_envs=4, unroll_length=unroll_length)
-    assert run.halves is not None and run.halves.distribution is not None
+    halves: Any = run.halves
     shared, local = run.init(KEY, 1)
-    data, *_ = run.halves.sample(run.view(shared), jax.tree.map(lambda x: x[0], local))
-    compared = run.halves.distribution(run.view(shared), data).logits
+    data, *_ = halves.sample(run.view(shared), jax.tree.map(lambda x: x[0], local))
+    compared = halves.distribution(run.view(shared), data).logits
     assert compared.shape == (segments, unroll_length, 2)
     for n in range(segments):
         one = jax.tree.map(lambda x, n=n: x[:, n : n + 1], data)
-        np.testing.assert_allclose(compared[n], run.halves.distribution(run.view(shared), one).logits[0], rtol=1e-5)
+        np.testing.assert_allclose(compared[n], halves.distribution(run.view(shared), one).logits[0], rtol=1e-5)
 
 
 def test_parameters_of_several_dtypes_are_measured_together() -> None:

@@ -18,13 +18,15 @@ At pi = mu all of them are the policy gradient. Arrays may have any one shape: t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from functools import wraps
+from typing import Any, Literal, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
 
 Scalar = float | jax.Array
 Surrogate = Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array]
+AnySurrogate = TypeVar("AnySurrogate", bound=Callable[..., jax.Array])
 SurrogateName = Literal["uncorrected", "importance", "truncated", "cispo", "masked", "clipped", "m2po", "decoupled"]
 
 
@@ -61,6 +63,22 @@ def weighted(weight: jax.Array, log_ratio: jax.Array, advantage: jax.Array) -> j
     return -jax.lax.stop_gradient(weight) * one * advantage
 
 
+def of_what_counts(surrogate: AnySurrogate) -> AnySurrogate:
+    """The surrogate, for which what `where` leaves out may be anything, NaN too: its gradient there is 0."""
+
+    @wraps(surrogate)
+    def calm(log_ratio: jax.Array, advantage: jax.Array, where: jax.Array | None = None, **options: Any) -> jax.Array:
+        if where is not None:
+            where = jnp.broadcast_to(where, jnp.shape(log_ratio))
+            log_ratio, advantage = (jnp.where(where, x, 0) for x in (log_ratio, advantage))
+            if "log_proximal" in options:
+                options["log_proximal"] = jnp.where(where, options["log_proximal"], 0)
+        return surrogate(log_ratio, advantage, where, **options)
+
+    return calm  # type: ignore[return-value]
+
+
+@of_what_counts
 def uncorrected(log_ratio: jax.Array, advantage: jax.Array, where: jax.Array | None = None) -> jax.Array:
     """The policy gradient as if the data were fresh: w = 1.
 
@@ -79,11 +97,13 @@ def uncorrected(log_ratio: jax.Array, advantage: jax.Array, where: jax.Array | N
     return average(weighted(jnp.ones_like(log_ratio), log_ratio, advantage), where)
 
 
+@of_what_counts
 def importance(log_ratio: jax.Array, advantage: jax.Array, where: jax.Array | None = None) -> jax.Array:
     """Importance sampling: w = r. Unbiased in the action; arguments as in `uncorrected`."""
     return average(-ratio(log_ratio) * advantage, where)
 
 
+@of_what_counts
 def truncated(
     log_ratio: jax.Array, advantage: jax.Array, where: jax.Array | None = None, *, cap: Scalar = 2.0
 ) -> jax.Array:
@@ -105,6 +125,7 @@ def truncated(
     return average(weighted(jnp.minimum(ratio(log_ratio), like(cap, log_ratio)), log_ratio, advantage), where)
 
 
+@of_what_counts
 def cispo(
     log_ratio: jax.Array,
     advantage: jax.Array,
@@ -128,6 +149,7 @@ def cispo(
     return average(weighted(weight, log_ratio, advantage), where)
 
 
+@of_what_counts
 def masked(
     log_ratio: jax.Array, advantage: jax.Array, where: jax.Array | None = None, *, cap: Scalar = 2.0
 ) -> jax.Array:
@@ -142,7 +164,7 @@ def masked(
     Example:
       >>> import jax, jax.numpy as jnp
       >>> jax.grad(masked)(jnp.log(jnp.array([4.0, 0.5])), jnp.array([1.0, -2.0])).tolist()
-      [-0.0, 1.0]
+      [0.0, 1.0]
 
     Source: the masked variant of truncated importance sampling of Yao et al. (2025) and of IcePop, Ling team (2025).
     """
@@ -150,6 +172,7 @@ def masked(
     return importance(log_ratio, advantage, kept if where is None else kept & where)
 
 
+@of_what_counts
 def clipped(
     log_ratio: jax.Array,
     advantage: jax.Array,
@@ -179,6 +202,7 @@ def clipped(
     return average(-jnp.minimum(r * advantage, jnp.clip(r, lower, 1.0 + clip) * advantage), where)
 
 
+@of_what_counts
 def m2po(
     log_ratio: jax.Array, advantage: jax.Array, where: jax.Array | None = None, *, second_moment: Scalar = 0.04
 ) -> jax.Array:
@@ -213,6 +237,7 @@ def m2po(
     return average(jnp.where(rejected, 0.0, -ratio(log_ratio) * advantage), where)
 
 
+@of_what_counts
 def decoupled(
     log_ratio: jax.Array,
     advantage: jax.Array,

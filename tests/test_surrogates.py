@@ -88,6 +88,8 @@ def test_actions_that_do_not_count_do_not_matter(log_ratio, advantage, mask, gar
         one = value_and_gradient(name, log_ratio, advantage, mask, log_proximal=jnp.zeros(6))
         other = np.where(mask, log_ratio, 3 * garbage), np.where(mask, advantage, 5 * garbage)
         close(one, value_and_gradient(name, *other, mask, log_proximal=jnp.zeros(6)))
+        unknown = [np.where(mask, x, np.float32(np.nan)) for x in (log_ratio, advantage, 0 * log_ratio)]
+        close(one, value_and_gradient(name, *unknown[:2], mask, log_proximal=unknown[2]))
         assert np.all(np.asarray(one[1])[~mask] == 0)
 
 

@@ -130,8 +130,8 @@ class Program:
 
     def _work(self, layout: Layout, carry: Carry, plan: Plan, k: Any) -> tuple[Carry, PyTree, Metrics]:
         """Computes batch k; returns also where all messages lie, and what the work reported."""
-        local = self.packed.local.unpack(_take(carry.local, plan.worker[k]))
-        view = self._take_views(carry.views, plan.view_slot[k])
+        local = self.packed.local.unpack(_take(carry.local, plan.worker[k])[0])
+        view, _ = self._take_views(carry.views, plan.view_slot[k])
         lanes = partial(self._work_lanes, layout.width)
         messages, local, reported = isolated(lanes, plan.worker[k, 0] > 0, view, local)
         empty = plan.job[k] == OUT_OF_RANGE
@@ -155,20 +155,23 @@ class Program:
         """Applies update u of the chunk."""
         carry, of_apply = loop
         group = jax.tree.map(lambda x: x[plan.message_of[u]], messages)
-        stale = Stale(self._take_views(carry.views, plan.stale_slot[u]), plan.staleness[u])
+        # Telemetry may be all that reads the older views. Were the write not to wait for it, XLA would copy them all.
+        older, write_slot = self._take_views(carry.views, plan.stale_slot[u], plan.write_slot[u])
+        stale = Stale(older, plan.staleness[u])
         shared, reported = isolated(self.packed.apply, stale.staleness[0] > 0, carry.shared, group, stale)
         view = self.packed.view(shared)
-        views = _write(carry.views, plan.write_slot[u], view)
+        views = _write(carry.views, write_slot, view)
         first_bad = carry.first_bad
         if checked:
             first_bad = jnp.where((first_bad < 0) & ~all_finite(view), u, first_bad)
         return carry._replace(shared=shared, views=views, first_bad=first_bad), _write(of_apply, u, reported)
 
-    def _take_views(self, views: PyTree, slots: Array) -> PyTree:
-        """The views in these slots, Int[N, L], stacked on axis 0."""
+    def _take_views(self, views: PyTree, slots: Array, then: Any = ()) -> tuple[PyTree, Any]:
+        """The views in these slots, Int[N, L], stacked on axis 0, and `then`, as `_take` does."""
         leaves, treedef = jax.tree.flatten(views)
         by_part = [slots[:, part] for part in self.packed.parts]
-        return treedef.unflatten(_take(leaves, treedef.flatten_up_to(treedef.unflatten(by_part))))
+        taken, then = _take(leaves, treedef.flatten_up_to(treedef.unflatten(by_part)), then)
+        return treedef.unflatten(taken), then
 
 
 @lru_cache(maxsize=128)
@@ -177,21 +180,24 @@ def cached_program(method: Method, num_workers: int, parts: tuple[int, ...]) -> 
     return Program(PackedMethod(method, num_workers, parts))
 
 
-def _take(rows: Any, index: Any) -> Any:
+def _take(rows: Any, index: Any, then: Any = ()) -> tuple[Any, Any]:
     """Rows, Int[N], of a tree of arrays in the carry, as arrays of their own. `index` is one, or a list for each leaf.
 
     XLA would fuse the gather into every use. The last use may come after the carry is written, and then the
     whole carry is copied in every turn of the loop. It does not see through a condition, which is always true.
+    What depends on `then`, which is returned as it is, comes after the gather for the same reason.
     """
     leaves, treedef = jax.tree.flatten(rows)
     indices = index if isinstance(index, list) else [index] * len(leaves)
     if not leaves:
-        return rows
+        return rows, then
 
-    def gather() -> list[jax.Array]:
-        return [x.at[i].get(mode="clip") for x, i in zip(leaves, indices, strict=True)]
+    def gather() -> tuple[list[jax.Array], Any]:
+        gathered = [x.at[i].get(mode="clip") for x, i in zip(leaves, indices, strict=True)]
+        return jax.lax.optimization_barrier((gathered, then))
 
-    return treedef.unflatten(jax.lax.cond(indices[0][0] >= 0, gather, gather))
+    taken, then = jax.lax.cond(indices[0][0] >= 0, gather, gather)
+    return treedef.unflatten(taken), then
 
 
 def _row(rows: PyTree, index: Array) -> PyTree:

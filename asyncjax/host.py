@@ -132,10 +132,12 @@ class HostProgram:
             private = packed.local.unpack(_at(worked.local, rows[i]))
             message, new, metrics = apart(packed.work, count > 0, unpacked_view, private)
             done = Worked(packed.message.pack(message), packed.local.pack(new), self.work_metrics.pack(metrics))
-            return jax.tree.map(lambda all_, one: all_.at[rows[i]].set(one), worked, done)
+            set_row = partial(jax.lax.dynamic_update_index_in_dim, index=rows[i], axis=0)
+            return jax.tree.map(set_row, worked, done)
 
         message, metrics = zeros((self._rows(packed.message, size), self._rows(self.work_metrics, size)))
-        return jax.lax.fori_loop(0, count, job, Worked(message, local, metrics))
+        start = Worked(message, local, metrics)
+        return job(jnp.int32(0), start) if size == 1 else jax.lax.fori_loop(0, count, job, start)
 
     def _apply(
         self,

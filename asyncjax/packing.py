@@ -1,7 +1,8 @@
-"""Packing: a pytree as one flat vector per dtype.
+"""Packing: a pytree as one flat vector per dtype, and one for each large leaf.
 
 The cost of a jitted call, a gather or a scatter grows with the number of leaves. The engines therefore pass
-a method's pieces around as a few flat vectors, and unpack them inside the compiled functions.
+a method's pieces around as a few flat vectors, and unpack them inside the compiled functions. A large leaf, such as the
+images of a trajectory, keeps a vector of its own: putting it beside others would cost a copy, and taking it out another.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from asyncjax.checks import check_kept, check_outputs
 from asyncjax.engine import compile_init
 from asyncjax.method import Method, Metrics, PyTree, Stale
 
-Packed = dict[str, jax.Array]  # {dtype: vector}
+Packed = dict[str, jax.Array]  # {dtype: vector}, and {dtype:position: vector} for large leaves
+LARGE = 1 << 18  # bytes
 
 
 class Leaf(NamedTuple):
@@ -26,6 +29,10 @@ class Leaf(NamedTuple):
     dtype: str
     key_impl: str | None = None
 
+    def num_bytes(self) -> int:
+        """As it lies there."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
     def struct(self) -> jax.ShapeDtypeStruct:
         """The shape and dtype of the leaf itself."""
         raw = jax.ShapeDtypeStruct(self.shape, self.dtype)
@@ -33,13 +40,18 @@ class Leaf(NamedTuple):
 
 
 class Packer(NamedTuple):
-    """Packs trees of one structure into {dtype: vector} and back, bit for bit.
+    """Packs trees of one structure into {key: vector} and back, bit for bit.
 
     A batch of trees packs into a batch of vectors under `vmap`, or by `pack(tree, batch_dims=1)`.
     """
 
     treedef: Any
     leaves: tuple[Leaf, ...]
+
+    @property
+    def keys(self) -> list[str]:
+        """For each leaf the name of its vector."""
+        return [f"{x.dtype}:{i}" if x.num_bytes() >= LARGE else x.dtype for i, x in enumerate(self.leaves)]
 
     @classmethod
     def of(cls, example: PyTree) -> Packer:
@@ -48,12 +60,12 @@ class Packer(NamedTuple):
         return cls(treedef, tuple(_leaf(x) for x in leaves))
 
     def pack(self, tree: PyTree, batch_dims: int = 0) -> Packed:
-        """A tree as {dtype: vector}, in the order of its leaves; `batch_dims` leading axes are kept."""
+        """A tree as {key: vector}, in the order of its leaves; `batch_dims` leading axes are kept."""
         groups: dict[str, list[jax.Array]] = {}
-        for leaf, like in zip(self.treedef.flatten_up_to(tree), self.leaves, strict=True):
+        for leaf, like, key in zip(self.treedef.flatten_up_to(tree), self.leaves, self.keys, strict=True):
             leaf = jax.random.key_data(leaf) if like.key_impl else jnp.asarray(leaf)
-            groups.setdefault(str(leaf.dtype), []).append(leaf.reshape(*leaf.shape[:batch_dims], -1))
-        return {dtype: parts[0] if len(parts) == 1 else jnp.concatenate(parts, -1) for dtype, parts in groups.items()}
+            groups.setdefault(key, []).append(leaf.reshape(*leaf.shape[:batch_dims], -1))
+        return {key: parts[0] if len(parts) == 1 else jnp.concatenate(parts, -1) for key, parts in groups.items()}
 
     def like(self, *batch: int) -> PyTree:
         """The shapes and dtypes of the trees, with these leading axes."""
@@ -64,9 +76,9 @@ class Packer(NamedTuple):
         """The tree; leading axes of the vectors become leading axes of the leaves."""
         offsets = dict.fromkeys(packed, 0)
         leaves = []
-        for like in self.leaves:
-            vector, start, size = packed[like.dtype], offsets[like.dtype], math.prod(like.shape)
-            offsets[like.dtype] += size
+        for like, key in zip(self.leaves, self.keys, strict=True):
+            vector, start, size = packed[key], offsets[key], math.prod(like.shape)
+            offsets[key] += size
             leaf = vector[..., start : start + size].reshape(*vector.shape[:-1], *like.shape)  # numpy stays numpy
             leaves.append(jax.random.wrap_key_data(leaf, impl=like.key_impl) if like.key_impl else leaf)
         return self.treedef.unflatten(leaves)

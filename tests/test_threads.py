@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import asyncjax as aj
+from asyncjax import packing
 from asyncjax.method import Metrics
 from asyncjax.threads import default_threads
 from tests.laws import KEY, assert_equal, method
@@ -43,6 +44,27 @@ def test_the_bits_of_a_job_do_not_depend_on_what_was_done_in_the_same_call(name:
     run = method(name)
     result, schedule = aj.run_threads(run, KEY, num_workers=WORKERS, num_updates=30, num_threads=2)
     assert_equal(aj.replay(single_jobs(run), schedule, KEY, num_workers=WORKERS), result)
+
+
+@pytest.mark.parametrize("num_threads", [2, WORKERS])
+@pytest.mark.parametrize("name", ["sgd", "a3c", "impala"])
+def test_large_leaves_that_lie_apart_change_no_bit(
+    name: str, num_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, options = method(name), {"num_workers": WORKERS, "num_updates": 20}
+    with monkeypatch.context() as patch:
+        patch.setattr(packing, "LARGE", 1)
+        apart = single_jobs(run)
+        result, schedule = aj.run_threads(apart, KEY, num_threads=num_threads, **options)
+    assert_equal(aj.replay(run, schedule, KEY, num_workers=WORKERS), result)
+
+
+def test_a_packed_tree_has_one_vector_for_each_dtype_and_one_for_each_large_leaf() -> None:
+    tree = {"a": jnp.arange(3), "b": jnp.ones((2, 2)), "c": jnp.ones((packing.LARGE // 4,)), "d": jnp.zeros(())}
+    packer = packing.Packer.of(tree)
+    packed = packer.pack(tree)
+    assert {key: x.shape for key, x in packed.items()} == {"int32": (3,), "float32": (5,), "float32:2": tree["c"].shape}
+    assert_equal(packer.unpack(packed), tree)
 
 
 def test_one_thread_reads_once_for_all_its_workers_and_then_applies_their_messages_in_order() -> None:

@@ -1,8 +1,9 @@
 """Packing: a pytree as one flat vector per dtype, and one for each large leaf.
 
 The cost of a jitted call, a gather or a scatter grows with the number of leaves. The engines therefore pass
-a method's pieces around as a few flat vectors, and unpack them inside the compiled functions. A large leaf, such as the
-images of a trajectory, keeps a vector of its own: putting it beside others would cost a copy, and taking it out another.
+a method's pieces around as a few flat vectors, and unpack them inside the compiled functions. A large leaf, such as
+the images of a trajectory, keeps a vector of its own: putting it beside others would cost a copy, and taking it out
+another.
 """
 
 from __future__ import annotations

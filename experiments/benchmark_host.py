@@ -5,7 +5,8 @@
 
 EnvPool's Pong under a random policy, and IMPALA on it with the smallest network there is use for, in turn. The ratio is
 what stepping through a compiled policy, keeping the frames and learning leave of the emulator's speed. Images of 36 MB
-a message are mapped anew by the C library each time, unless GLIBC_TUNABLES=glibc.malloc.hugetlb=1 is set before.
+a message are mapped anew by the C library each time, unless it is told to keep its memory by setting before
+GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=8589934592.
 """
 
 from __future__ import annotations

@@ -51,11 +51,11 @@ def test_the_bits_of_a_job_do_not_depend_on_what_was_done_in_the_same_call(name:
 def test_large_leaves_that_lie_apart_change_no_bit(
     name: str, num_threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, options = method(name), {"num_workers": WORKERS, "num_updates": 20}
+    run = method(name)
     with monkeypatch.context() as patch:
         patch.setattr(packing, "LARGE", 1)
         apart = single_jobs(run)
-        result, schedule = aj.run_threads(apart, KEY, num_threads=num_threads, **options)
+        result, schedule = aj.run_threads(apart, KEY, num_workers=WORKERS, num_updates=20, num_threads=num_threads)
     assert_equal(aj.replay(run, schedule, KEY, num_workers=WORKERS), result)
 
 

@@ -30,6 +30,7 @@ from peers.mdp_solvers import PEERS, Solver
 
 import asyncjax as aj
 from asyncjax.mdp import MDP
+from asyncjax.solvers.device import DeviceModel
 from asyncjax.solvers.host import HostModel
 
 PROBLEMS: dict[str, Callable[[], MDP]] = {
@@ -183,12 +184,14 @@ def measure_sweeps(name: str, mdp: MDP, repeats: int = 11) -> Iterator[dict[str,
     jax.config.update("jax_enable_x64", True)
     model = HostModel(mdp, 0.99)
     values = model.improve(np.zeros(mdp.num_states)).values
+    compiled = DeviceModel(mdp, 0.99)
     arrays, vector = MDP(*map(jnp.asarray, mdp)), jnp.asarray(values)
     operator = jax.jit(partial(aj.mdp.bellman, discount=0.99))
     per_backup = mdp.num_successors * 12 + 8  # a probability and an index for each successor, and the reward
     moved = mdp.num_states * (mdp.num_actions * per_backup + 16)  # values in and out
     sweeps: dict[str, tuple[int, Callable[[], Any]]] = {
         "solver: values, policy, certificate": (model.num_threads, lambda: model.improve(values)),
+        'the same, backend="jax"': (os.cpu_count() or 1, lambda: compiled.improve(vector).values.block_until_ready()),
         "bellman, compiled: values": (os.cpu_count() or 1, lambda: operator(arrays, vector).block_until_ready()),
     }
     for what, (num_threads, sweep) in sweeps.items():

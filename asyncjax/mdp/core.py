@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from asyncjax.method import Array
 
-_UNROLLED = 128  # successors that are summed term by term; more make long programs
+UNROLLED = 128  # successors that are summed term by term; more make long programs
 
 
 class MDP(NamedTuple):
@@ -121,7 +121,7 @@ def bellman(mdp: AnyMDP, values: Array, discount: float | Array, states: Array |
       >>> aj.mdp.bellman(aj.mdp.corridor(3), jnp.array([0.0, 0.5, 0.0]), 0.5).tolist()
       [0.25, 0.0, 1.0]
     """
-    if isinstance(mdp, FunctionMDP) or mdp.num_actions * mdp.num_successors > _UNROLLED:
+    if isinstance(mdp, FunctionMDP) or mdp.num_actions * mdp.num_successors > UNROLLED:
         return action_values(mdp, values, discount, states).max(axis=0)
     # Action by action: XLA for CPUs merges that into one loop, which reads the arrays as fast as memory gives them.
     single = (MDP(*(x[a : a + 1] for x in mdp)) for a in range(mdp.num_actions))
@@ -146,7 +146,7 @@ def policy_backup(
 def expected_values(probability: jax.Array, successor: jax.Array, values: jax.Array, axis: int = -2) -> jax.Array:
     """sum_k P_k V(successor_k) over an axis of both arrays, in the type of `values`."""
     width = successor.shape[axis]
-    if width > _UNROLLED:
+    if width > UNROLLED:
         return (probability.astype(values.dtype) * values[successor]).sum(axis=axis)
     total = jnp.zeros((), values.dtype)
     # Term by term: XLA for CPUs gathers several times faster without a sum over an axis, and without negative indices.

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from asyncjax.mdp import MDP, AnyMDP, FunctionMDP, action_values, policy_backup
-from asyncjax.mdp.core import expected_values
+from asyncjax.mdp.core import UNROLLED, expected_values
 from asyncjax.method import Array
 from asyncjax.solvers.model import Model
 from asyncjax.solvers.solution import Residual
@@ -67,8 +67,9 @@ class DeviceModel(Model):
     def improve(self, values: jax.Array) -> Residual:
         """TV of all states, and the greedy policy, which `evaluate` then follows."""
         if self.arrays is not None:
-            quality = _quality(self.arrays, values, self.factor)
-            new, self.policy, extremes = _greedy(self._sharding(), quality, values)
+            backup = _best if self.num_actions * self.arrays.successor.shape[-1] <= UNROLLED else _quality
+            backed_up = backup(self.arrays, values, self.factor)
+            new, self.policy, extremes = _greedy(self._sharding(), backed_up, values)
         else:
             new, self.policy, extremes = _improve(self.function, self._sharding(), self.rows, values, self.factor)
         self.count(1, self.num_actions)
@@ -106,16 +107,36 @@ def _chunks(num_states: int) -> int:
 
 
 @jax.jit
+def _best(rows: MDP, values: jax.Array, discount: jax.Array) -> jax.Array:
+    """Complex[S]: the value of the best action, and as imaginary part the first action that has it.
+
+    XLA for CPUs makes one loop over the states of it, which reads the arrays about as fast as memory gives them; two
+    results, or a search for the maximum, it would compute in two loops, or badly.
+    """
+    best, greedy = None, jnp.zeros_like(rows.reward[0])
+    for action, (reward, successor, probability) in enumerate(zip(*rows, strict=True)):
+        quality = reward + discount * expected_values(probability, successor, values, axis=-1)
+        greedy = greedy if best is None else jnp.where(quality > best, action, greedy)
+        best = quality if best is None else jnp.maximum(best, quality)
+    return jax.lax.complex(best, greedy)
+
+
+@jax.jit
 def _quality(rows: MDP, values: jax.Array, discount: jax.Array) -> jax.Array:
-    """Float[A, S]. A program of its own, because XLA for CPUs would merge it with the search for the maximum, badly."""
+    """Float[A, S], for many actions or successors: a program of its own, for the same reason."""
     return rows.reward + discount * expected_values(rows.probability, rows.successor, values, axis=-1)
 
 
 @partial(jax.jit, static_argnums=0)
-def _greedy(replicated: NamedSharding, quality: jax.Array, values: jax.Array) -> tuple[jax.Array, jax.Array, Extremes]:
-    """(TV, greedy policy, extremes of the change)."""
-    new, policy = quality.max(axis=0), quality.argmax(axis=0).astype(jnp.int32)
-    return _summary(replicated, new, policy, values)
+def _greedy(
+    replicated: NamedSharding, backed_up: jax.Array, values: jax.Array
+) -> tuple[jax.Array, jax.Array, Extremes]:
+    """(TV, greedy policy, extremes of the change), from what `_best` or `_quality` gives."""
+    if jnp.iscomplexobj(backed_up):
+        new, policy = backed_up.real, backed_up.imag
+    else:
+        new, policy = backed_up.max(axis=0), backed_up.argmax(axis=0)
+    return _summary(replicated, new, policy.astype(jnp.int32), values)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -1,13 +1,14 @@
 """A policy and a value function on one network: what the actor-critic methods share.
 
 The network is the user's or `networks.actor_critic`; the action space decides the distribution; a network with
-`initial_carry` has a memory. Everything is for one environment: callers `vmap` it.
+`initial_carry` has a memory. An agent is for one environment, as networks are: callers `vmap` it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -19,7 +20,7 @@ from asyncjax import networks
 from asyncjax.distributions import Categorical, Gaussian, gumbel, normal
 from asyncjax.environment import Box, Discrete, Environment, Step
 from asyncjax.method import Metrics, Policy, PyTree
-from asyncjax.rollout import Rollout, Trajectory, init_rollout, next_values, unroll
+from asyncjax.rollout import Rollout, Trajectory, in_one_batch, init_rollout, next_values, unroll
 
 WATCHED = 64  # observations of a message on which telemetry compares policies: some percent of a large update
 
@@ -47,12 +48,12 @@ class Agent(NamedTuple):
 
 
 class Forward(NamedTuple):
-    """An agent's view of one environment's segment.
+    """An agent's view of segments; `jax.vmap` over the axis of environments gives one environment's.
 
     Attributes:
-      pi: the distributions of the actions, with a leading axis T.
-      v_tm1: Float[T], values of the states acted in.
-      v_t: Float[T], values of the true next states, without gradient.
+      pi: the distributions of the actions, with leading axes T and N.
+      v_tm1: Float[T, N], values of the states acted in.
+      v_t: Float[T, N], values of the true next states, without gradient.
     """
 
     pi: Distribution
@@ -190,25 +191,25 @@ def collect(
     return unroll(agent.env, act, rollout, length, draw=agent.draw, initial_carry=agent.initial_carry())
 
 
-def forward(agent: Agent, params: PyTree, trajectory: Trajectory) -> Forward:
-    """Distributions and values along one environment's segment, from the memory that it began with.
+def forward(agent: Agent, params: PyTree, trajectory: Trajectory, axis: int = 1) -> Forward:
+    """Distributions and values along the segments of N environments, from the memories that they began with.
 
     Args:
       agent: whose network.
       params: its parameters.
-      trajectory: of one environment, [T, ...].
+      trajectory: [T, N, ...].
+      axis: of the environments; 0 where the trajectory, and what is returned, is [N, T, ...].
     """
-    before = jax.tree.map(lambda x: x[0], trajectory.carry)
-    if not has_memory(before):
-        at = jax.vmap(lambda observation: agent.step(params, before, observation)[1:])
+    if has_memory(trajectory.carry):
+        of_one = partial(_remember, agent, params)
+        pi, v_tm1, v_bootstrap = jax.vmap(of_one, in_axes=axis, out_axes=axis)(trajectory)
+    else:
+        at = in_one_batch(lambda observation: agent.step(params, trajectory.carry, observation)[1:])
         pi, v_tm1 = at(trajectory.observation)
         _, v_bootstrap = at(trajectory.bootstrap_observation)
-    else:
-        after, pi, v_tm1 = _remembering(agent, params, trajectory, before)
-        at_end = jax.vmap(lambda carry, observation: agent.step(params, carry, observation)[2])
-        v_bootstrap = at_end(_bootstrap_rows(after, trajectory), trajectory.bootstrap_observation)
     baseline, v_bootstrap = jax.lax.stop_gradient((v_tm1, v_bootstrap))
-    return Forward(pi, v_tm1, next_values(baseline, v_bootstrap, trajectory.truncated))
+    v_t = jax.vmap(next_values, in_axes=axis, out_axes=axis)(baseline, v_bootstrap, trajectory.truncated)
+    return Forward(pi, v_tm1, v_t)
 
 
 def distribution(agent: Agent, params: PyTree, trajectory: Trajectory) -> Distribution:
@@ -218,11 +219,11 @@ def distribution(agent: Agent, params: PyTree, trajectory: Trajectory) -> Distri
     """
     n = -(-WATCHED // trajectory.reward.shape[0])
     sample = jax.tree.map(lambda x: x[:, :n], trajectory)
-    return jax.vmap(lambda one: forward(agent, params, one).pi, in_axes=1)(sample)
+    return jax.tree.map(lambda x: x.swapaxes(0, 1), forward(agent, params, sample).pi)
 
 
-def _remembering(agent: Agent, params: PyTree, trajectory: Trajectory, before: PyTree) -> Any:
-    """The memory after every step (before any reset), the distributions and the values."""
+def _remember(agent: Agent, params: PyTree, trajectory: Trajectory) -> tuple[Distribution, jax.Array, jax.Array]:
+    """The distributions and values of one environment's segment, and the values of its bootstrap observations."""
     initial = agent.initial_carry()
 
     def advance(carry: PyTree, x: tuple[PyTree, jax.Array]) -> Any:
@@ -231,7 +232,10 @@ def _remembering(agent: Agent, params: PyTree, trajectory: Trajectory, before: P
         return jax.tree.map(lambda new, old: jnp.where(done, new, old), initial, after), (after, pi, value)
 
     done = trajectory.terminated | trajectory.truncated
-    return jax.lax.scan(advance, before, (trajectory.observation, done))[1]
+    before = jax.tree.map(lambda x: x[0], trajectory.carry)
+    _, (after, pi, v_tm1) = jax.lax.scan(advance, before, (trajectory.observation, done))  # the memory before any reset
+    at_end = jax.vmap(lambda carry, observation: agent.step(params, carry, observation)[2])
+    return pi, v_tm1, at_end(_bootstrap_rows(after, trajectory), trajectory.bootstrap_observation)
 
 
 def _bootstrap_rows(after: PyTree, trajectory: Trajectory) -> PyTree:

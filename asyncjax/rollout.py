@@ -144,6 +144,21 @@ def unroll(
     return end, record._replace(bootstrap_observation=bootstrap, carry=before), metrics
 
 
+def in_one_batch(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """A function of one step, applied to two leading axes, [T, N, ...] -> [T, N, ...], as to one of length T N.
+
+    `vmap` of `vmap` is the same, but makes XLA transpose large activations for the gradients of the weights: on CPUs an
+    update of 64 environments and 20 steps took 1.2 times as long.
+    """
+
+    def batched(*xs: PyTree) -> PyTree:
+        lead = jnp.shape(jax.tree.leaves(xs)[0])[:2]
+        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), xs)
+        return jax.tree.map(lambda y: y.reshape(*lead, *y.shape[1:]), jax.vmap(function)(*flat))
+
+    return batched
+
+
 def next_values(v_tm1: jax.Array, v_bootstrap: jax.Array, truncated_t: jax.Array) -> jax.Array:
     """The value of the true next observation after every step of one environment.
 

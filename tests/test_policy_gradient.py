@@ -90,11 +90,14 @@ def test_the_learner_remembers_what_the_actor_did(core):
     rollout = start(agent, jax.random.key(1), 2)
     rollout, _, _ = collect(agent, params, rollout, 2)  # the next segment begins in the middle of an episode
     after, trajectory, _ = collect(agent, params, rollout, 5, extra=lambda pi, action: pi.log_prob(action))
-    out = jax.vmap(lambda x: forward(agent, params, x), in_axes=1)(trajectory)
-    log_prob = jax.vmap(lambda pi, action: pi.log_prob(action))(out.pi, trajectory.action.T)
-    np.testing.assert_allclose(log_prob, trajectory.extra.T, rtol=1e-5, atol=1e-6)
+    out = forward(agent, params, trajectory)
+    log_prob = jax.vmap(lambda pi, action: pi.log_prob(action))(out.pi, trajectory.action)
+    np.testing.assert_allclose(log_prob, trajectory.extra, rtol=1e-5, atol=1e-6)
+    swapped = jax.tree.map(lambda x: x.swapaxes(0, 1), trajectory)
+    by_row = jax.tree.map(lambda x: x.swapaxes(0, 1), forward(agent, params, swapped, axis=0))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), by_row, out)
     bootstrap = jax.vmap(lambda c, o: agent.step(params, c, o)[2])(after.carry, after.observation)
-    np.testing.assert_allclose(out.v_t[:, -1], bootstrap, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(out.v_t[-1], bootstrap, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("core", "lowest", "highest"), [("gru", 0.9, 1.0), ("lstm", 0.9, 1.0), (None, -0.3, 0.3)])

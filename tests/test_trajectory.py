@@ -15,7 +15,7 @@ from asyncjax import a3c, emulate, evaluate, impala, ppo, returns, schedules, su
 from asyncjax.actor_critic import make_agent
 from asyncjax.environment import Box, Environment, Step
 from asyncjax.method import Stale
-from asyncjax.methods.trajectory import as_rows, evaluate_segment, minibatches
+from asyncjax.methods.trajectory import as_rows, evaluate_rows, minibatches
 from asyncjax.networks import MLP, ActorCritic, RecurrentActorCritic
 from asyncjax.rollout import next_values
 from asyncjax.surrogates import SurrogateName
@@ -272,11 +272,10 @@ def test_the_learner_remembers_what_the_worker_did(core):
     rows = as_rows(stacked(messages))
     assert (rows.terminated | rows.truncated)[:, :-1].any()
     assert any(jnp.abs(x).max() > 0 for x in jax.tree.leaves(rows.carry))
-    segment = functools.partial(evaluate_segment, make_agent(CUT, network), discount=0.9, lambda_=1.0, caps=None)
-    evaluate_rows = jax.jit(jax.vmap(segment, (None, 0)))
-    np.testing.assert_allclose(evaluate_rows(shared.params, rows).log_ratio, 0.0, atol=2e-6)
+    evaluate = functools.partial(evaluate_rows, make_agent(CUT, network), discount=0.9, lambda_=1.0, caps=None)
+    np.testing.assert_allclose(jax.jit(evaluate)(shared.params, rows).log_ratio, 0.0, atol=2e-6)
     forgetful = rows._replace(carry=jax.tree.map(jnp.zeros_like, rows.carry))
-    assert jnp.abs(evaluate_rows(shared.params, forgetful).log_ratio).max() > 1e-5
+    assert jnp.abs(jax.jit(evaluate)(shared.params, forgetful).log_ratio).max() > 1e-5
 
 
 def memory_probe():

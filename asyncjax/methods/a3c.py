@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from asyncjax import returns
-from asyncjax.actor_critic import collect, distribution, forward, make_agent, start
+from asyncjax.actor_critic import Forward, collect, distribution, forward, make_agent, start
 from asyncjax.environment import Environment, make_env
 from asyncjax.method import Method, Metrics, PyTree
 from asyncjax.methods.gradient import gradient_method
@@ -91,9 +91,9 @@ def a3c(
     check_options(entropy_cost=entropy_cost, value_cost=value_cost, anneal_steps=anneal_steps)
     agent = make_agent(make_env(env), network, core, squash)
 
-    def trajectory_loss(params: PyTree, trajectory: Trajectory) -> tuple[jax.Array, Metrics]:
+    def segment_loss(seen: Forward, trajectory: Trajectory) -> tuple[jax.Array, Metrics]:
         """The loss of one environment's segment, summed over its T steps."""
-        pi, v_tm1, v_t = forward(agent, params, trajectory)
+        pi, v_tm1, v_t = seen
         baseline = jax.lax.stop_gradient(v_tm1)
         discount_t = returns.discounts(trajectory.terminated, discount)
         advantage = returns.gae(trajectory.reward, discount_t, baseline, v_t, gae_lambda, trajectory.truncated)
@@ -111,7 +111,7 @@ def a3c(
 
     # Acting is not differentiated: the loss evaluates the same parameters once more, in one large batch.
     def loss(params: PyTree, trajectory: Trajectory) -> tuple[jax.Array, Metrics]:
-        values, terms = jax.vmap(trajectory_loss, in_axes=(None, 1))(params, trajectory)
+        values, terms = jax.vmap(segment_loss, in_axes=1)(forward(agent, params, trajectory), trajectory)
         return jnp.mean(values), {name: jnp.mean(term) / unroll_length for name, term in terms.items()}
 
     return gradient_method(

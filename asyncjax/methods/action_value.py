@@ -29,7 +29,7 @@ from asyncjax.methods.options import Count, Number, check_options
 from asyncjax.methods.target_network import TargetView, with_target_network
 from asyncjax.networks import check_module, check_output
 from asyncjax.q_networks import q_network
-from asyncjax.rollout import Rollout, Trajectory, init_rollout, next_values, unroll
+from asyncjax.rollout import Rollout, Trajectory, in_one_batch, init_rollout, next_values, unroll
 
 Value = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 Data = tuple[Trajectory, jax.Array]  # a segment, and the actions chosen in its bootstrap observations
@@ -158,9 +158,8 @@ def action_value_method(
     def loss(target: PyTree, params: PyTree, data: Data) -> tuple[jax.Array, Metrics]:
         read = jax.lax.stop_gradient(params)  # bootstrapping is not differentiated
         q, target_q = (partial(q_values, p) for p in (params, read if target_period is None else target))
-        one = partial(td_errors, q, target_q, value, discount, trace_lambda)
-        errors, q_taken = jax.vmap(one, in_axes=1)(*data)
-        return 0.5 * jnp.mean(jnp.sum(jnp.square(errors), axis=1)), {"q_value": jnp.mean(q_taken)}
+        errors, q_taken = td_errors(q, target_q, value, discount, trace_lambda, *data)
+        return 0.5 * jnp.mean(jnp.sum(jnp.square(errors), axis=0)), {"q_value": jnp.mean(q_taken)}
 
     def learner(target: PyTree, frames: PyTree) -> Method:
         return gradient_method(
@@ -220,7 +219,7 @@ def td_errors(
     trajectory: Trajectory,
     next_action: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """G_t - Q(s_{t-1}, a_{t-1}) and Q(s_{t-1}, a_{t-1}) along one environment's segment, both Float[T].
+    """G_t - Q(s_{t-1}, a_{t-1}) and Q(s_{t-1}, a_{t-1}) along the segments of N environments, both Float[T, N].
 
     Args:
       q: observation -> Float[A], the network that learns.
@@ -228,21 +227,22 @@ def td_errors(
       value: see `action_value_method`.
       discount: of future rewards per step.
       trace_lambda: 0 looks one step ahead, 1 to the end of the segment.
-      trajectory: of one environment, [T, ...].
-      next_action: Int32[S], chosen in the bootstrap observations.
+      trajectory: [T, N, ...].
+      next_action: Int32[S, N], chosen in the bootstrap observations.
     """
     at, end = trajectory.observation, trajectory.bootstrap_observation
-    q_tm1 = jax.vmap(q)(at)
-    v_tm1 = jax.vmap(value)(jax.vmap(target_q)(at), q_tm1, trajectory.action)
-    v_end = jax.vmap(value)(jax.vmap(target_q)(end), jax.vmap(q)(end), next_action)
-    g = returns.lambda_returns(
-        trajectory.reward,
-        returns.discounts(trajectory.terminated, discount),
-        next_values(v_tm1, v_end, trajectory.truncated),
-        trace_lambda,
-        trajectory.truncated,
-    )
-    q_taken = jax.vmap(lambda q, action: q[action])(q_tm1, trajectory.action)
+    q_tm1 = in_one_batch(q)(at)
+    v_tm1 = in_one_batch(value)(in_one_batch(target_q)(at), q_tm1, trajectory.action)
+    v_end = in_one_batch(value)(in_one_batch(target_q)(end), in_one_batch(q)(end), next_action)
+
+    def targets(trajectory: Trajectory, v_tm1: jax.Array, v_end: jax.Array) -> jax.Array:
+        """Of one environment."""
+        v_t = next_values(v_tm1, v_end, trajectory.truncated)
+        discount_t = returns.discounts(trajectory.terminated, discount)
+        return returns.lambda_returns(trajectory.reward, discount_t, v_t, trace_lambda, trajectory.truncated)
+
+    g = jax.vmap(targets, in_axes=1, out_axes=1)(trajectory, v_tm1, v_end)
+    q_taken = in_one_batch(lambda q, action: q[action])(q_tm1, trajectory.action)
     return jax.lax.stop_gradient(g) - q_taken, q_taken
 
 

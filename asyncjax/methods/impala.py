@@ -15,7 +15,7 @@ from asyncjax.environment import Environment, make_env
 from asyncjax.method import Method, Metrics, PyTree
 from asyncjax.methods.a3c import default_optimizer
 from asyncjax.methods.options import Count, Number, check_options
-from asyncjax.methods.trajectory import evaluate_segment, staleness_metrics, trajectory_method
+from asyncjax.methods.trajectory import evaluate_rows, staleness_metrics, trajectory_method
 from asyncjax.networks import Core
 from asyncjax.rollout import Trajectory
 from asyncjax.surrogates import Surrogate, SurrogateName, average, like
@@ -107,16 +107,13 @@ def impala(
     check_options(clip_pg_rho=clip_pg_rho, entropy_cost=entropy_cost, value_cost=value_cost, reward_clip=reward_clip)
     agent = make_agent(make_env(env), network, core, squash)
 
-    def evaluate(params: PyTree, trajectory: Trajectory) -> tuple:
-        if reward_clip is not None:
-            limit = like(reward_clip, trajectory.reward)
-            trajectory = trajectory._replace(reward=jnp.clip(trajectory.reward, -limit, limit))
-        return evaluate_segment(
-            agent, params, trajectory, discount=discount, lambda_=trace_lambda, caps=(clip_rho, clip_c)
-        )
+    evaluate = partial(evaluate_rows, agent, discount=discount, lambda_=trace_lambda, caps=(clip_rho, clip_c))
 
     def loss(params: PyTree, rows: Trajectory, accepted: jax.Array) -> tuple[jax.Array, Metrics]:
-        log_ratio, entropy, value, target, advantage = jax.vmap(evaluate, (None, 0))(params, rows)
+        if reward_clip is not None:
+            limit = like(reward_clip, rows.reward)
+            rows = rows._replace(reward=jnp.clip(rows.reward, -limit, limit))
+        log_ratio, entropy, value, target, advantage = evaluate(params, rows)
         counts = jnp.broadcast_to(accepted[:, None], log_ratio.shape)
         terms = {
             "policy_loss": policy_loss(log_ratio, advantage, counts),

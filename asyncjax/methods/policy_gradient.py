@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from asyncjax import returns
-from asyncjax.actor_critic import collect, distribution, forward, make_agent, start
+from asyncjax.actor_critic import Forward, collect, distribution, forward, make_agent, start
 from asyncjax.environment import Environment, make_env
 from asyncjax.method import Method, Metrics, PyTree
 from asyncjax.methods.gradient import gradient_method
@@ -99,9 +99,9 @@ def policy_gradient(
     check_options(entropy_cost=entropy_cost, value_cost=value_cost)
     agent = make_agent(env, network, core, squash)
 
-    def trajectory_loss(params: PyTree, trajectory: Trajectory) -> tuple[jax.Array, Metrics]:
+    def segment_loss(seen: Forward, trajectory: Trajectory) -> tuple[jax.Array, Metrics]:
         """The sums over the steps of one environment that count, and how many they are."""
-        pi, v_tm1, v_t = forward(agent, params, trajectory)
+        pi, v_tm1, v_t = seen
         counts = first_episode(trajectory) if whole else jnp.ones_like(v_tm1)
         # A whole episode ends by itself or by the time limit; a baseline's guess of what follows has no part in it.
         tail = v_t if baseline and not whole else jnp.zeros_like(v_t)
@@ -123,7 +123,7 @@ def policy_gradient(
         return trajectory, worker, episodes
 
     def loss(params: PyTree, trajectory: Trajectory) -> tuple[jax.Array, Metrics]:
-        counts, terms = jax.vmap(trajectory_loss, in_axes=(None, 1))(params, trajectory)
+        counts, terms = jax.vmap(segment_loss, in_axes=1)(forward(agent, params, trajectory), trajectory)
         per_step = {name: jnp.sum(term) / jnp.sum(counts) for name, term in terms.items()}
         total = per_step["policy_loss"] - like(entropy_cost, counts) * per_step["entropy"]
         if baseline:

@@ -15,7 +15,7 @@ from asyncjax.actor_critic import forward, make_agent
 from asyncjax.environment import Environment, make_env
 from asyncjax.method import Method, Metrics, PyTree
 from asyncjax.methods.options import Count, Number, check_options
-from asyncjax.methods.trajectory import evaluate_segment, staleness_metrics, trajectory_method
+from asyncjax.methods.trajectory import evaluate_rows, staleness_metrics, trajectory_method
 from asyncjax.networks import Core
 from asyncjax.rollout import Trajectory
 from asyncjax.surrogates import Surrogate, SurrogateName, average, like, ratio
@@ -136,15 +136,16 @@ def ppo(
     decoupled = policy_loss is surrogates.decoupled
     if policy_loss in (surrogates.clipped, surrogates.decoupled):
         policy_loss = partial(policy_loss, clip=clip, reciprocal=reciprocal_clip)
-    settings = {"discount": discount, "lambda_": gae_lambda, "caps": (1.0, 1.0) if vtrace else None}
+    caps = (1.0, 1.0) if vtrace else None
+    evaluate = partial(evaluate_rows, agent, discount=discount, lambda_=gae_lambda, caps=caps)
 
     def prepare(params: PyTree, rows: Trajectory, accepted: jax.Array) -> tuple[Batch, Metrics]:
-        segment = jax.vmap(partial(evaluate_segment, agent, params, **settings))(rows)
+        segment = evaluate(params, rows)
         batch = Batch(rows, segment.value, segment.target, segment.advantage, segment.log_ratio)
         return batch, staleness_metrics(segment.log_ratio, accepted)
 
     def loss(params: PyTree, batch: Batch, accepted: jax.Array) -> tuple[jax.Array, Metrics]:
-        pi, value, _ = jax.vmap(partial(forward, agent, params))(batch.trajectory)
+        pi, value, _ = forward(agent, params, batch.trajectory, axis=0)
         log_ratio = pi.log_prob(batch.trajectory.action) - batch.trajectory.extra
         counts = jnp.broadcast_to(accepted[:, None], value.shape)
         advantage = normalized(batch.advantage, counts) if normalize_advantages else batch.advantage

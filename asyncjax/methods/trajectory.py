@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from asyncjax import returns
-from asyncjax.actor_critic import Agent, collect, distribution, forward, start
+from asyncjax.actor_critic import Agent, Forward, collect, distribution, forward, start
 from asyncjax.data_parallel import Divide, divide_rows
 from asyncjax.exact import apart
 from asyncjax.method import Halves, Method, Metrics, PyTree, Stale
@@ -206,7 +206,7 @@ def minibatches(key: jax.Array, num_rows: int, epochs: int, num_minibatches: int
 
 
 class Segment(NamedTuple):
-    """One environment's segment as some parameters see it; every field is Float[T].
+    """Segments as some parameters see them; every field is Float[B, T].
 
     Attributes:
       log_ratio: log pi(a|s) - log mu(a|s).
@@ -223,10 +223,10 @@ class Segment(NamedTuple):
     advantage: jax.Array
 
 
-def evaluate_segment(
+def evaluate_rows(
     agent: Agent,
     params: PyTree,
-    trajectory: Trajectory,
+    rows: Trajectory,
     *,
     discount: Number,
     lambda_: Number,
@@ -237,30 +237,31 @@ def evaluate_segment(
     Args:
       agent: whose network.
       params: its parameters.
-      trajectory: of one environment, [T, ...], with log mu(a|s) as `extra`.
+      rows: segments, [B, T, ...], with log mu(a|s) as `extra`.
       discount: per step.
       lambda_: of V-trace.
       caps: of rho and c; None ignores that the data are stale, which makes it GAE.
     """
-    pi, v_tm1, v_t = forward(agent, params, trajectory)
-    log_ratio = pi.log_prob(trajectory.action) - trajectory.extra
-    baseline = jax.lax.stop_gradient(v_tm1)
-    rho = jnp.ones_like(log_ratio) if caps is None else jax.lax.stop_gradient(ratio(log_ratio))
     clip_rho, clip_c = caps or (1.0, 1.0)
-    discount_t, truncated = returns.discounts(trajectory.terminated, discount), trajectory.truncated
-    seen = returns.vtrace(
-        trajectory.reward,
-        discount_t,
-        baseline,
-        v_t,
-        rho,
-        lambda_=lambda_,
-        truncated_t=truncated,
-        clip_rho=clip_rho,
-        clip_c=clip_c,
-        clip_pg_rho=None,
-    )
-    return Segment(log_ratio, pi.entropy(), v_tm1, seen.targets, seen.advantages)
+
+    def segment(seen: Forward, trajectory: Trajectory) -> Segment:
+        """Of one environment."""
+        log_ratio = seen.pi.log_prob(trajectory.action) - trajectory.extra
+        found = returns.vtrace(
+            trajectory.reward,
+            returns.discounts(trajectory.terminated, discount),
+            jax.lax.stop_gradient(seen.v_tm1),
+            seen.v_t,
+            jnp.ones_like(log_ratio) if caps is None else jax.lax.stop_gradient(ratio(log_ratio)),
+            lambda_=lambda_,
+            truncated_t=trajectory.truncated,
+            clip_rho=clip_rho,
+            clip_c=clip_c,
+            clip_pg_rho=None,
+        )
+        return Segment(log_ratio, seen.pi.entropy(), seen.v_tm1, found.targets, found.advantages)
+
+    return jax.vmap(segment)(forward(agent, params, rows, axis=0), rows)
 
 
 def staleness_metrics(log_ratio: jax.Array, accepted: jax.Array) -> Metrics:

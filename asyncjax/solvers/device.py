@@ -113,11 +113,11 @@ def _best(rows: MDP, values: jax.Array, discount: jax.Array) -> jax.Array:
     XLA for CPUs makes one loop over the states of it, which reads the arrays about as fast as memory gives them; two
     results, or a search for the maximum, it would compute in two loops, or badly.
     """
-    best, greedy = None, jnp.zeros_like(rows.reward[0])
-    for action, (reward, successor, probability) in enumerate(zip(*rows, strict=True)):
-        quality = reward + discount * expected_values(probability, successor, values, axis=-1)
-        greedy = greedy if best is None else jnp.where(quality > best, action, greedy)
-        best = quality if best is None else jnp.maximum(best, quality)
+    qualities = [r + discount * expected_values(p, s, values, axis=-1) for r, s, p in zip(*rows, strict=True)]
+    best, greedy = qualities[0], jnp.zeros_like(qualities[0])
+    for action, quality in enumerate(qualities[1:], start=1):
+        greedy = jnp.where(quality > best, action, greedy)
+        best = jnp.maximum(best, quality)
     return jax.lax.complex(best, greedy)
 
 

@@ -14,7 +14,7 @@ whatever its staleness; a barrier needs one.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -63,6 +63,21 @@ class Plan(NamedTuple):
     write_slot: Array  # Int[U], where the new view goes; S if nothing will read it
 
 
+class _Walk(NamedTuple):
+    """What a chunk's batches and updates are, in order: plain lists of numbers, which are arrays in the end.
+
+    Numbers put into arrays one by one, or lists of lists, which the garbage collector goes through, take twice as long.
+    """
+
+    jobs: list[int]  # of all batches
+    sizes: list[int]  # of the batches
+    view_slots: list[int]  # of each job, L
+    slot_of: dict[int, int]  # job -> message slot
+    stale_slots: list[int]  # of each update, G L
+    write_slots: list[int]  # of the updates
+    done: list[int]  # the first update after each batch
+
+
 class Planner:
     """Plans a schedule chunk by chunk.
 
@@ -82,10 +97,12 @@ class Planner:
         self.num_updates, self.group_size, self.num_parts = read.shape
         self.worker, self.read, self.staleness = worker, read, _staleness(read)
         self.early = early
-        self.newest_read = read.max(-1).ravel().tolist()
+        self.versions = [read[..., part].ravel().tolist() for part in range(self.num_parts)]
+        self.newest_read = self.versions[0] if self.num_parts == 1 else read.max(-1).ravel().tolist()
         self.flat_worker = worker.ravel().tolist()
-        self.last_use = last_use(read)
-        num_views = room(max_live(self.last_use), num_workers + self.group_size - 1)
+        last = last_use(read)
+        self.last_use, self.num_live = last.tolist(), max_live(last)
+        num_views = room(self.num_live, num_workers + self.group_size - 1)
         self.layout = self.sizes(num_workers, self.group_size, width, early, num_views)
         # Beside the group that the next update needs, this many messages may wait.
         self.ahead = self.layout.num_messages - self.group_size
@@ -115,10 +132,10 @@ class Planner:
 
     def whole(self, num_views: int | None = None) -> Plan:
         """The plan of the whole schedule; num_views is the room there is for views."""
-        if num_views is not None and num_views < (needed := max_live(self.last_use)):
+        if num_views is not None and num_views < self.num_live:
             raise ValueError(
-                f"num_views={num_views}: this schedule keeps {needed} views alive at once, more than the"
-                f" room reserved for a traced schedule; pass num_views={needed} or more."
+                f"num_views={num_views}: this schedule keeps {self.num_live} views alive at once, more than the"
+                f" room reserved for a traced schedule; pass num_views={self.num_live} or more."
             )
         if num_views is not None:
             self.layout = self.layout._replace(num_views=num_views)
@@ -126,30 +143,44 @@ class Planner:
 
     def chunk(self, start: int, stop: int, max_updates: int) -> Plan:
         """The plan of the updates start to stop - 1, padded to max_updates. Chunks are planned in order, once."""
-        group = self.group_size
-        plan = self._empty(max_updates, start, stop)
-        slots: dict[int, int] = {}  # job -> message slot
+        group, early = self.group_size, self.early
+        walk = _Walk([], [], [], {}, [], [], [])
         free = list(range(self.layout.num_messages))[::-1]
-        update, num_batches = start, 0
+        update = start
         for batch, done in self._batches(start, stop):
-            plan.worker[num_batches] = self.flat_worker[batch[0]]  # empty lanes repeat the first one, for nothing
-            plan.view_slot[num_batches] = self._slots(batch[0])
-            for lane, j in enumerate(batch):
-                slots[j] = free.pop() if self.early else lane
-                plan.worker[num_batches, lane] = self.flat_worker[j]
-                plan.job[num_batches, lane] = j - start * group
-                plan.view_slot[num_batches, lane] = self._slots(j)
-                plan.message_slot[num_batches, lane] = slots[j]
+            walk.jobs.extend(batch)
+            walk.sizes.append(len(batch))
+            walk.view_slots.extend(self._slots(batch))
+            walk.slot_of.update((j, free.pop() if early else lane) for lane, j in enumerate(batch))
             for u in range(update, done):
-                for g in range(group):
-                    plan.message_of[u - start, g] = slots[u * group + g]
-                    plan.stale_slot[u - start, g] = self._slots(u * group + g)
-                    if self.early:
-                        free.append(slots[u * group + g])
+                consumed = range(u * group, (u + 1) * group)
+                walk.stale_slots.extend(self._slots(consumed))
+                if early:
+                    free.extend(walk.slot_of[j] for j in consumed)
                 self._finish(u)
-                plan.write_slot[u - start] = self.slot_of.get(u + 1, self.layout.num_views)
-            update, num_batches = done, num_batches + 1
-            plan.first_update[num_batches] = done - start
+                walk.write_slots.append(self.slot_of.get(u + 1, self.layout.num_views))
+            walk.done.append(done - start)
+            update = done
+        plan = self._empty(max_updates, start, stop)
+        return self._filled(plan, walk, start * group) if walk.jobs else plan
+
+    def _filled(self, plan: Plan, walk: _Walk, first: int) -> Plan:
+        """The plan of what was walked through, whose first message is job `first`."""
+        num_batches, num_updates, parts = len(walk.sizes), len(walk.write_slots), self.num_parts
+        job = np.array(walk.jobs)
+        message_slot = np.array([walk.slot_of[j] for j in range(first, first + len(job))], np.int32)
+        worker, view_slot = self.worker.ravel()[job], np.array(walk.view_slots, np.int32).reshape(-1, parts)
+        begin = np.cumsum([0, *walk.sizes[:-1]])
+        batch = np.repeat(np.arange(num_batches), walk.sizes)
+        lane = np.arange(len(job)) - begin[batch]
+        # Empty lanes repeat the first one, for nothing.
+        plan.worker[:num_batches], plan.view_slot[:num_batches] = worker[begin, None], view_slot[begin, None]
+        plan.worker[batch, lane], plan.view_slot[batch, lane] = worker, view_slot
+        plan.job[batch, lane], plan.message_slot[batch, lane] = job - first, message_slot[job - first]
+        plan.first_update[1 : num_batches + 1] = walk.done
+        plan.message_of[:num_updates] = message_slot.reshape(num_updates, -1)
+        plan.stale_slot[:num_updates] = np.array(walk.stale_slots, np.int32).reshape(num_updates, -1, parts)
+        plan.write_slot[:num_updates] = walk.write_slots
         return plan._replace(num_batches=np.int32(num_batches))
 
     def _empty(self, max_updates: int, start: int, stop: int) -> Plan:
@@ -225,13 +256,14 @@ class Planner:
             latest[worker] = j
         return ready, blocked, following
 
-    def _slots(self, j: int) -> list[int]:
-        return [self.slot_of[version] for version in self.read[j // self.group_size, j % self.group_size].tolist()]
+    def _slots(self, jobs: Iterable[int]) -> list[int]:
+        """Where the L parts of the views of these jobs lie, job by job."""
+        return [self.slot_of[versions[j]] for j in jobs for versions in self.versions]
 
     def _allocate(self, version: int) -> None:
-        if self.last_use[version] >= version:
+        if (last := self.last_use[version]) >= version:
             self.slot_of[version] = self.free_views.pop()
-            self._expiring.setdefault(int(self.last_use[version]), []).append(version)
+            self._expiring.setdefault(last, []).append(version)
 
     def _finish(self, update: int) -> None:
         """After an update the views that it was the last to use are freed, and the new one gets a slot."""

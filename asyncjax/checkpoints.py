@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from asyncjax.checks import first_difference, leaf_types
+from asyncjax.checks import first_difference, is_key, leaf_types
 from asyncjax.engine import compile_init
 from asyncjax.method import Method, PyTree, State
 from asyncjax.packing import Leaf, Packer
@@ -108,11 +108,6 @@ def _arrays(tree: PyTree) -> PyTree:
 def _saved(x: np.ndarray) -> np.ndarray | None:
     """What is saved of an array: nothing where it has no entries, which orbax refuses."""
     return x if x.size else None
-
-
-def is_key(x: Any) -> bool:
-    """Whether a leaf holds typed random keys."""
-    return isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def _restore_leaf(x: np.ndarray | None, leaf: Leaf) -> jax.Array:

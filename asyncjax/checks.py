@@ -40,10 +40,15 @@ def check_kind(kind: type, fix: str, **arguments: Any) -> None:
             raise TypeError(f"{name}={reprlib.repr(value)} is no {kind.__name__}: {fix}.")
 
 
+def is_key(x: Any) -> bool:
+    """Whether it is an array of typed random keys."""
+    return jax.dtypes.issubdtype(getattr(x, "dtype", np.dtype(bool)), jax.dtypes.prng_key)
+
+
 def check_key(key: Any) -> None:
     """Raises TypeError unless this is a random key, of the new kind or the old."""
     dtype = getattr(key, "dtype", None)
-    if dtype is None or not (jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) or (dtype == np.uint32 and key.ndim)):
+    if not (is_key(key) or (dtype == np.uint32 and key.ndim)):
         seed = key if isinstance(key, int) else 0
         raise TypeError(f"key={reprlib.repr(key)} is no random key: give jax.random.key({seed}).")
 
@@ -51,7 +56,7 @@ def check_key(key: Any) -> None:
 def check_run_key(key: Any) -> None:
     """Raises TypeError or ValueError unless a run can begin with this: one key, of JAX's default generator."""
     check_key(key)
-    if not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+    if not is_key(key):
         return
     if key.ndim:
         raise ValueError(f"key has the shape {key.shape}: give one key, or use jax.vmap over emulate.")

@@ -6,7 +6,6 @@ import os
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from asyncjax.method import Array
 from asyncjax.packing import zeros
@@ -25,30 +24,12 @@ def apart(function: Any, true: Array, *args: Any) -> Any:
     It is a branch of a condition, over whose border XLA does not fuse; a barrier for optimizations is gone before CPUs'
     fusion begins. `true` is a Bool[] that holds and that the compiler does not know. Under a `vmap` over it there is no
     condition any more, and no promise.
-
-    Where the result, or its first part, is the next state of the first argument, XLA updates that in place.
     """
 
     def never(*args: Any) -> Any:
-        return _instead(jax.eval_shape(function, *args), args[0])
+        return zeros(jax.eval_shape(function, *args))
 
     return jax.lax.cond(true, function, never, *args)
-
-
-def _instead(like: Any, state: Any) -> Any:
-    """What the other branch returns: the state as it is, so that no branch needs a copy of it; else zeros."""
-    if _alike(like, state):
-        return state
-    if type(like) is tuple and like and _alike(like[0], state):
-        return state, *zeros(like[1:])
-    return zeros(like)
-
-
-def _alike(like: Any, state: Any) -> bool:
-    """Whether two trees have the same structure, shapes and types."""
-    (here, like_def), (there, state_def) = jax.tree.flatten(like), jax.tree.flatten(state)
-    pairs = zip(here, there, strict=like_def == state_def)
-    return like_def == state_def and all(jnp.shape(x) == jnp.shape(y) and x.dtype == y.dtype for x, y in pairs)
 
 
 def isolated(function: Any, either: Array, *args: Any) -> Any:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from asyncjax.checks import check_kept, check_outputs
+from asyncjax.checks import check_kept, check_outputs, is_key
 from asyncjax.engine import compile_init
 from asyncjax.method import Method, Metrics, PyTree, Stale
 
@@ -137,7 +137,7 @@ class PackedMethod:
 
 
 def _leaf(x: jax.Array | jax.ShapeDtypeStruct) -> Leaf:
-    if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+    if not is_key(x):
         return Leaf(tuple(x.shape), str(x.dtype))
     raw = jax.eval_shape(jax.random.key_data, x)
     impls: list[str] = []

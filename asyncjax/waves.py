@@ -338,7 +338,7 @@ def choose(worker: np.ndarray, read: np.ndarray, num_workers: int, width: int | 
     """The width of the batches, and whether to compute messages early.
 
     A batch of A lanes, empty ones included, is taken to cost 1 + lane A, and the number of batches is counted
-    on the schedule's first updates. The narrowest width within 10% of the least cost wins: what is not
+    on the schedule's first updates. The narrowest width within 3% of the least cost wins: what is not
     modelled, such as the size of caches, speaks for narrow ones.
     """
     num_updates, group, _ = read.shape
@@ -354,4 +354,4 @@ def choose(worker: np.ndarray, read: np.ndarray, num_workers: int, width: int | 
                 moves = 0.1 * lane * trial * group if early else 0.0  # into and out of the slots for messages
                 costs[candidate, early] = batches * (1 + lane * candidate) + moves
     least = min(costs.values())
-    return next(choice for choice, cost in costs.items() if cost <= 1.1 * least)
+    return next(choice for choice, cost in costs.items() if cost <= 1.03 * least)

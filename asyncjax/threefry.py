@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.random import define_prng_impl
 
+from asyncjax.checks import is_key
+
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA
 
@@ -22,13 +24,15 @@ Pair = tuple[jax.Array, jax.Array]
 def unrolled(key: jax.Array) -> jax.Array:
     """The same key or keys, whose bits are computed without a loop; as they are on accelerators, or of another kind."""
     looped = jax.default_backend() == "cpu" and getattr(jax.config, "jax_threefry_partitionable", True)
-    if not looped or jax.random.key_impl(key) != "threefry2x32":
+    if not looped or not is_key(key) or jax.random.key_impl(key) != "threefry2x32":
         return key
     return jax.random.wrap_key_data(jax.random.key_data(key), impl=IMPL)
 
 
 def rolled(key: jax.Array, like: jax.Array) -> jax.Array:
     """The inverse: a key that came of `unrolled`, as one of the kind of `like`."""
+    if key.dtype == like.dtype:
+        return key
     return jax.random.wrap_key_data(jax.random.key_data(key), impl=jax.random.key_impl(like))
 
 

@@ -50,8 +50,15 @@ def test_there_and_back():
     again = rolled(unrolled(key), key)
     assert again.dtype == key.dtype
     np.testing.assert_array_equal(raw(again), raw(key))
-    other = jax.random.key(3, impl="rbg")
-    assert unrolled(other) is other
+    for other in (jax.random.key(3, impl="rbg"), jax.random.PRNGKey(3)):
+        assert unrolled(other) is other
+        assert rolled(other, other) is other
+
+
+def test_a_key_of_the_old_kind_runs_a_method_alike():
+    method, schedule = aj.a3c("CartPole-v1", num_envs=2, unroll_length=3), aj.schedules.round_robin(4, 2)
+    old, new = (aj.emulate(method, schedule, key) for key in (jax.random.PRNGKey(5), jax.random.key(5)))
+    jax.tree.map(np.testing.assert_allclose, old.shared, new.shared)
 
 
 def walk(keep):

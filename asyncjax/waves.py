@@ -95,7 +95,7 @@ class Planner:
         self, worker: np.ndarray, read: np.ndarray, num_workers: int, width: int, early: bool = True, start: int = 0
     ) -> None:
         self.num_updates, self.group_size, self.num_parts = read.shape
-        self.worker, self.read, self.staleness = worker, read, _staleness(read)
+        self.worker, self.staleness = worker, _staleness(read)
         self.early = early
         self.versions = [read[..., part].ravel().tolist() for part in range(self.num_parts)]
         self.newest_read = self.versions[0] if self.num_parts == 1 else read.max(-1).ravel().tolist()

@@ -191,7 +191,10 @@ def measure_sweeps(name: str, mdp: MDP, repeats: int = 11) -> Iterator[dict[str,
     moved = mdp.num_states * (mdp.num_actions * per_backup + 16)  # values in and out
     sweeps: dict[str, tuple[int, Callable[[], Any]]] = {
         "solver: values, policy, certificate": (model.num_threads, lambda: model.improve(values)),
-        'the same, backend="jax"': (os.cpu_count() or 1, lambda: compiled.improve(vector).values.block_until_ready()),
+        'the same, backend="jax"': (
+            os.cpu_count() or 1,
+            lambda: jax.block_until_ready(compiled.improve(vector).values),
+        ),
         "bellman, compiled: values": (os.cpu_count() or 1, lambda: operator(arrays, vector).block_until_ready()),
     }
     for what, (num_threads, sweep) in sweeps.items():

@@ -12,6 +12,7 @@ import optax
 from hypothesis import strategies as st
 
 import asyncjax as aj
+from asyncjax.checks import is_key
 
 KEY = jax.random.key(7)
 
@@ -125,8 +126,7 @@ def raw(tree: Any) -> Any:
     """Random keys as the numbers behind them, everything as numpy arrays."""
 
     def leaf(x: Any) -> np.ndarray:
-        is_key = isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
-        return np.asarray(jax.random.key_data(x) if is_key else x)
+        return np.asarray(jax.random.key_data(x) if is_key(x) else x)
 
     return jax.tree.map(leaf, tree)
 

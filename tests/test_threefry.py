@@ -7,9 +7,9 @@ import optax
 import pytest
 
 import asyncjax as aj
-from asyncjax.checks import is_key
 from asyncjax.environment import Box, Discrete, Environment, Step
 from asyncjax.threefry import rolled, unrolled
+from tests.laws import raw
 
 DRAWS = {
     "split": lambda key: jax.random.split(key, (3, 4)),
@@ -26,10 +26,6 @@ DRAWS = {
     "halves": lambda key: jax.random.bits(key, (5,), "uint16"),
     "doubles": lambda key: jax.random.bits(key, (5,), "uint64"),
 }
-
-
-def raw(x):
-    return np.asarray(jax.random.key_data(x) if is_key(x) else x)
 
 
 @pytest.mark.parametrize("seed", [0, 7, 2**31 + 5])

@@ -3,6 +3,8 @@
 import functools
 from typing import Any
 
+import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,7 @@ from asyncjax.methods.a3c import a3c, default_optimizer
 from asyncjax.methods.gradient import clipped
 from asyncjax.methods.n_step_q import n_step_q
 from asyncjax.methods.sgd import sgd
-from asyncjax.networks import MLP, ActorCritic, actor_critic
+from asyncjax.networks import FEW, MLP, ActorCritic, actor_critic, by_columns, dense
 from asyncjax.rollout import unroll
 from tests import probes
 
@@ -281,6 +283,28 @@ def test_own_networks_get_raw_observations():
     method = a3c(env, num_envs=2, unroll_length=2, network=Counting(4, MLP((3,)), num_values=16))
     params = method.init(jax.random.key(0), 1)[0].params
     assert params["params"]["torso"]["Dense_0"]["kernel"].shape == (16, 3)
+
+
+@pytest.mark.parametrize("features", [2, 6])
+@pytest.mark.parametrize("batch", [(), (4,), (2, 3)])
+def test_a_layer_by_columns_is_the_layer(features, batch):
+    """Values and all gradients, for one example, for many in one call and under vmap over weights, too."""
+    x = jax.random.normal(jax.random.key(0), (*batch, 5), jnp.float32)
+    layers = nn.Dense(features, dot_general=by_columns), nn.Dense(features)
+    params = jax.vmap(layers[0].init, (0, None))(jax.random.split(jax.random.key(1), 3), x)
+
+    def loss(layer, params, x):
+        y = layer.apply(params, x)
+        return jnp.sum(jnp.sin(y)), y
+
+    ways = [jax.grad(functools.partial(loss, layer), (0, 1), has_aux=True) for layer in layers]
+    got, expected = (jax.vmap(way, (0, None))(params, x) for way in ways)
+    chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_heads_with_few_outputs_go_by_columns_on_cpus():
+    assert (dense(FEW).dot_general is by_columns) == (jax.default_backend() == "cpu")
+    assert dense(1).dot_general is dense(FEW + 1).dot_general is None
 
 
 @pytest.mark.parametrize(

@@ -36,13 +36,25 @@ def dense(features: int, scale: float = math.sqrt(2.0)) -> nn.Dense:
 
 
 def by_columns(x: jax.Array, kernel: jax.Array, *args: Any, **options: Any) -> jax.Array:
-    """`lax.dot_general` of a linear layer, a column of the kernel, Float[in, out], at a time.
+    """`lax.dot_general` of a linear layer, which is differentiated a column of the kernel, Float[in, out], at a time.
 
     On CPUs the gradient of a kernel with few columns, a sum of outer products, takes XLA 20 times as long as one that
     multiplies a matrix and a vector for each: for 1,280 examples, 64 inputs and 2 outputs 150 us against 30.
     """
-    columns = jnp.unstack(kernel, axis=1)
-    return jnp.stack([jax.lax.dot_general(x, column, *args, **options) for column in columns], axis=-1)
+
+    @jax.custom_jvp
+    def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.dot_general(x, kernel, *args, **options)
+
+    @product.defjvp
+    def _(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        return product(*primals), columns(tangents[0], primals[1]) + columns(primals[0], tangents[1])
+
+    def columns(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        each = [jax.lax.dot_general(x, column, *args, **options) for column in jnp.unstack(kernel, axis=1)]
+        return jnp.stack(each, axis=-1)
+
+    return product(x, kernel)
 
 
 class MLP(nn.Module):

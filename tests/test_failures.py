@@ -16,6 +16,7 @@ import optax
 import pytest
 
 import asyncjax as aj
+from asyncjax.packing import all_finite
 from tests.laws import KEY, assert_equal, method
 from tests.test_engines import DISCIPLINES, WORKERS
 
@@ -486,6 +487,14 @@ def test_under_vmap_what_is_not_finite_stays_with_its_run() -> None:
     good, bad = jax.vmap(final)(jnp.array([0.5, 1e15]))
     np.testing.assert_allclose(good, 0.5**10)
     assert not np.isfinite(bad)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_many_small_numbers_of_few_bits_are_finite(dtype: Any) -> None:
+    weights = jnp.full(2**21, 0.0625, dtype)  # their sum, 2**17, is more than 16 bits hold
+    assert all_finite({"weights": weights, "steps": jnp.int32(1)})
+    for bad in (jnp.inf, -jnp.inf, jnp.nan):
+        assert not all_finite({"weights": weights.at[7].set(bad)})
 
 
 def test_integers_and_empty_views_are_finite() -> None:

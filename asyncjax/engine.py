@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from asyncjax.checks import check_initial, check_kind, check_run_key
+from asyncjax.compiling import jit_once
 from asyncjax.method import Array, Method, Metrics, PyTree, State
 from asyncjax.schedules import Schedule
 
@@ -30,8 +31,13 @@ def initial_state(method: Method, key: jax.Array, num_workers: int) -> State:
 
 @lru_cache(maxsize=128)
 def compile_init(method: Method, num_workers: int) -> Callable[[jax.Array], tuple[PyTree, PyTree]]:
-    """`method.init`, with weak types made strong: they would change after the first update."""
-    return jax.jit(lambda key: jax.tree.map(_strong, check_initial(method.init(key, num_workers), num_workers)))
+    """`begin`, compiled."""
+    return jit_once(partial(begin, method, num_workers))
+
+
+def begin(method: Method, num_workers: int, key: jax.Array) -> tuple[PyTree, PyTree]:
+    """`method.init`, checked, with weak types made strong: they would change after the first update."""
+    return jax.tree.map(_strong, check_initial(method.init(key, num_workers), num_workers))
 
 
 def _strong(x: Any) -> jax.Array:

@@ -9,6 +9,7 @@ another.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from asyncjax.checks import check_kept, check_outputs, is_key
-from asyncjax.engine import compile_init
+from asyncjax.engine import begin
 from asyncjax.method import Method, Metrics, PyTree, Stale
 
 Packed = dict[str, jax.Array]  # {dtype: vector}, and {dtype:position: vector} for large leaves
@@ -99,7 +100,7 @@ class PackedMethod:
         # Jitted, the functions are traced once and every later use takes the same jaxpr.
         self.work, self.apply, self.view = jax.jit(method.work), jax.jit(method.apply), jax.jit(method.view)
         self.num_workers, self.parts, self.num_parts = num_workers, parts, max(parts, default=0) + 1
-        shared, local = jax.eval_shape(compile_init.__wrapped__(method, num_workers), jax.random.key(0))
+        shared, local = jax.eval_shape(partial(begin, method, num_workers), jax.random.key(0))
         one_worker = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), local)
         self.view_like = jax.eval_shape(self.view, shared)
         worked = jax.eval_shape(self.work, self.view_like, one_worker)

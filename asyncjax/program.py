@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from asyncjax.adapters.host import lives_on_host, not_emulated
+from asyncjax.compiling import jit_once
 from asyncjax.cost import cost_of
-from asyncjax.engine import compile_init
+from asyncjax.engine import begin
 from asyncjax.exact import isolated
 from asyncjax.method import Array, Method, Metrics, PyTree, Result, Stale, State
 from asyncjax.packing import Packed, PackedMethod, all_finite, merge_metrics, zeros
@@ -42,8 +43,8 @@ class Program:
             raise not_emulated(name)
         self._compiled: dict[Any, Any] = {}
         # Not decorated: jit's cache would keep every program for ever.
-        self._load, self._row = jax.jit(self._fresh_carry, static_argnums=0), jax.jit(_row)
-        self._unload = jax.jit(self._unpacked)
+        self._load, self._row = jit_once(self._fresh_carry, static_argnums=0), jax.jit(_row)
+        self._unload = jit_once(self._unpacked)
         fixed, by_size = cost_of(work).seconds(jax.default_backend())
         self.lane_cost = by_size / max(fixed, 1e-9)  # of one more message in a batch, over that of the batch itself
 
@@ -55,13 +56,13 @@ class Program:
 
         Neither is cached or jitted by a cache: the method may close over tracers, which must not outlive their trace.
         """
-        initial = compile_init.__wrapped__(method, num_workers)(key)
+        initial = begin(method, num_workers, key)
         parts = read_parts(read, jax.eval_shape(method.view, initial[0]))
         return cls(PackedMethod(method, num_workers, parts)), initial
 
     def whole(self, layout: Layout, initial: tuple[PyTree, PyTree], plan: Plan) -> Result:
         """The run of a whole plan from (Shared, Local), inside a transformation."""
-        carry, metrics = self.run(layout, self.load(layout, State(0, *initial), {0: 0}), plan, checked=False)
+        carry, metrics = self.run(layout, self._fresh_carry(layout, *initial, 0, []), plan, checked=False)
         return Result(carry.shared, self.packed.local.unpack(carry.local), metrics)
 
     def compiled(self, layout: Layout, checked: bool) -> Callable[[Carry, Plan], tuple[Carry, Metrics]]:

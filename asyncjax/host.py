@@ -5,6 +5,7 @@ Both call the same executables with the same inputs, which is why a replay repea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -251,25 +252,28 @@ class Log:
         self.of_apply.append((metrics, row))
         self.times.append(time)
 
-    def read(self) -> tuple[Metrics, Schedule]:
-        """The metrics and the schedule of the logged updates."""
-        of_work = _collect(self.program.work_metrics, self.of_work)
-        shape = (len(self.times), self.program.group_size)
+    def read(self, num_updates: int | None = None) -> tuple[Metrics, Schedule]:
+        """The metrics and the schedule of the logged updates, or of the first few."""
+        count = len(self.times) if num_updates is None else num_updates
+        shape = (count, self.program.group_size)
+        of_work = _collect(self.program.work_metrics, self.of_work[: math.prod(shape)])
         metrics = {n: x.reshape(*shape, *x.shape[1:]) for n, x in of_work.items()}
-        return merge_metrics(metrics, _collect(self.program.apply_metrics, self.of_apply)), self._schedule()
+        of_apply = _collect(self.program.apply_metrics, self.of_apply[:count])
+        return merge_metrics(metrics, of_apply), self._schedule(count)
 
-    def _schedule(self) -> Schedule:
-        shape = (len(self.times), self.program.group_size)
-        worker = np.array([job.worker for job in self.jobs], np.int32).reshape(shape)
-        begin = np.array([job.begin for job in self.jobs], np.float64).reshape(shape)
-        end = np.array([job.end for job in self.jobs], np.float64).reshape(shape)
+    def _schedule(self, num_updates: int) -> Schedule:
+        shape = (num_updates, self.program.group_size)
+        jobs, times = self.jobs[: math.prod(shape)], self.times[:num_updates]
+        worker = np.array([job.worker for job in jobs], np.int32).reshape(shape)
+        begin = np.array([job.begin for job in jobs], np.float64).reshape(shape)
+        end = np.array([job.end for job in jobs], np.float64).reshape(shape)
         num_parts = self.program.packed.num_parts
-        parts = [np.array([job.read[p] for job in self.jobs], np.int32).reshape(shape) for p in range(num_parts)]
+        parts = [np.array([job.read[p] for job in jobs], np.int32).reshape(shape) for p in range(num_parts)]
         read: Any = parts[0]
         if num_parts > 1:
             structure = jax.tree.structure(self.program.packed.view_like)
             read = structure.unflatten([parts[p] for p in self.program.packed.parts])
-        return Schedule(worker, read, np.array(self.times, np.float64), begin, end)
+        return Schedule(worker, read, np.array(times, np.float64), begin, end)
 
 
 NOTHING = Worked({}, {}, {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -70,9 +70,10 @@ def replay(
 
     def deliver(start: int, finite: bool = True) -> None:
         log, run.log = run.log, Log(run.program)
-        collected.append(log.read()[0])
-        if callback is not None and run.done > start:
-            callback(Chunk(run.state() if finite else None, collected[-1], cut(schedule, start, run.done)))
+        done = run.now.done
+        collected.append(log.read(done - start)[0])
+        if callback is not None and done > start:
+            callback(Chunk(run.state() if finite else None, collected[-1], cut(schedule, start, done)))
 
     for start, stop in chunks(state.update, schedule.num_updates, chunk_size):
         bad = None
@@ -87,11 +88,21 @@ def replay(
     return Result(*run.state()[1:3], concatenate_metrics(collected))
 
 
+class _Now(NamedTuple):
+    """Where a replay stands after an update. It is replaced as a whole: whatever fails or interrupts, it is of one."""
+
+    done: int
+    shared: Packed
+    views: dict[int, View]
+    local: list[Packed]
+    time: float
+
+
 class _Replay:
     """The state of a replay between two updates."""
 
     def __init__(self, program: HostProgram, schedule: Schedule, state: State) -> None:
-        self.program, self.schedule, self.done, self.time = program, schedule, state.update, state.time
+        self.program, self.schedule = program, schedule
         self.read, self.staleness = stack_reads(schedule.read).tolist(), np.asarray(schedule.staleness(), np.int32)
         self.last_use = last_use(stack_reads(schedule.read))
         self.device = jax.devices()[0]
@@ -100,49 +111,44 @@ class _Replay:
         self.work, self.apply = program.work_on(self.device, size), program.apply_on(self.home, size)
         self.size, self.each = size, (program.updates_a_call(size), schedule.group_size)
         self.num_stacks = -(-program.packed.num_workers // size)  # of private states, as on so many threads
-        views = {version: program.packed.pack_view(view) for version, view in state.views.items()}
-        self.local: list[Packed]
-        self.views: dict[int, View]
+        older = {version: program.packed.pack_view(view) for version, view in state.views.items()}
         loaded = program.load(state.shared, state.local, self.num_stacks)
-        shared, view, self.local = jax.device_put(loaded, self.device)
-        self.views = {**jax.device_put(views, self.device), state.update: view}
-        self.shared: Packed = self._move(shared, self.home)
+        shared, view, local = jax.device_put(loaded, self.device)
+        views = {**jax.device_put(older, self.device), state.update: view}
+        self.now = _Now(state.update, self._move(shared, self.home), views, local, state.time)
         self.log = Log(program)
 
     def update(self, t: int) -> bool:
         """Does update t; returns whether the view is still finite."""
-        before = list(self.local)
-        try:
-            group = [self._job(t, g) for g in range(self.schedule.group_size)]
-        except BaseException:
-            self.local = before  # the jobs of an update count when all of them are done
-            raise
+        local = list(self.now.local)
+        group = [self._job(t, g, local) for g in range(self.schedule.group_size)]
         inputs = tuple(j.worked.message for j in group), tuple(j.view for j in group)
         rows, staleness = np.zeros((2, *self.each), np.int32)
         rows[0], staleness[0] = [j.row for j in group], self.staleness[t]
         counts = rows, staleness, np.int32(1), np.bool_(False)
-        applied = self.apply(self.shared, *self._move(inputs, self.home), *counts)
-        self.shared, self.views[t + 1] = applied.shared, self._move(applied.view, self.device)
+        applied = self.apply(self.now.shared, *self._move(inputs, self.home), *counts)
+        views = {**self.now.views, t + 1: self._move(applied.view, self.device)}
         for version in {version for job in group for version in job.read} | {t}:
-            if self.last_use[version] <= t and version <= t:
-                self.views.pop(version, None)
-        self.time = 0.0 if self.schedule.time is None else float(self.schedule.time[t])
-        self.log.append(group, applied.metrics, 0, self.time)
-        self.done = t + 1
-        return bool(applied.finite)
+            if self.last_use[version] <= t:
+                views.pop(version, None)
+        time = 0.0 if self.schedule.time is None else float(self.schedule.time[t])
+        finite = bool(applied.finite)  # what a callback of a job or of the update raised is raised here at the latest
+        self.log.append(group, applied.metrics, 0, time)
+        self.now = _Now(t + 1, applied.shared, views, local, time)
+        return finite
 
-    def _job(self, t: int, g: int) -> Job:
+    def _job(self, t: int, g: int, local: list[Packed]) -> Job:
         worker, read = int(self.schedule.worker[t, g]), self.read[t][g]
-        if missing := [v for v in read if v not in self.views]:
+        if missing := [v for v in read if v not in self.now.views]:
             raise ValueError(
-                f"Update {t} reads version {missing[0]}, which the state from update {self.done} does not hold:"
+                f"Update {t} reads version {missing[0]}, which the state from update {self.now.done} does not hold:"
                 " continue with the schedule that the state comes from."
             )
-        view = [self.views[version][part] for part, version in enumerate(read)]
+        view = [self.now.views[version][part] for part, version in enumerate(read)]
         row, stack = divmod(worker, self.num_stacks)
         rows = np.full(self.size, row, np.int32)
-        worked = self.work(view, self.local[stack], rows, np.int32(1))
-        self.local[stack] = worked.local
+        worked = self.work(view, local[stack], rows, np.int32(1))
+        local[stack] = worked.local
         return Job(worker, read, view, worked, row)
 
     def _move(self, tree: Any, place: Place) -> Any:
@@ -150,8 +156,9 @@ class _Replay:
         return tree if self.home == self.device else jax.device_put(tree, place)
 
     def state(self) -> State:
-        older = {version: view for version, view in self.views.items() if version != self.done}
-        shared = self._move(self.shared, self.device)
+        now = self.now
+        older = {version: view for version, view in now.views.items() if version != now.done}
+        shared = self._move(now.shared, self.device)
         where = (divmod(worker, self.num_stacks) for worker in range(self.program.packed.num_workers))
-        local = [(self.local[stack], row) for row, stack in where]
-        return self.program.unload(self.done, shared, local, older, self.time, self.device)
+        local = [(now.local[stack], row) for row, stack in where]
+        return self.program.unload(now.done, shared, local, older, now.time, self.device)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import CodeType, FrameType
 from typing import Any
 
 import jax
@@ -16,7 +20,9 @@ import optax
 import pytest
 
 import asyncjax as aj
+from asyncjax.host import Log
 from asyncjax.packing import all_finite
+from asyncjax.replay import _Replay
 from tests.laws import KEY, assert_equal, method
 from tests.test_engines import DISCIPLINES, WORKERS
 
@@ -101,6 +107,23 @@ def raise_in(worker: int, job: int) -> Callable[[int, int, int], None]:
     return on_call
 
 
+def tires(update: int, seconds: float = 0.0) -> aj.Method:
+    """`HOSTED` with an accident in its updates, which take some seconds each: this one, counted from 1, fails."""
+    done = itertools.count(1)
+
+    def tire(messages: np.ndarray) -> np.ndarray:
+        time.sleep(seconds)
+        if next(done) == update:
+            raise RuntimeError("the optimizer is tired")
+        return messages
+
+    def apply(shared: Any, messages: jax.Array, stale: aj.Stale) -> Any:
+        messages = jax.pure_callback(tire, jax.ShapeDtypeStruct(messages.shape, messages.dtype), messages)
+        return HOSTED.apply(shared, messages, stale)
+
+    return HOSTED._replace(apply=apply)
+
+
 def joined(chunks: list[aj.Chunk]) -> tuple[dict[str, np.ndarray], aj.Schedule]:
     """The metrics and the schedule of all chunks, after checking that they join up."""
     done = 0
@@ -160,22 +183,9 @@ def test_when_all_workers_raise_the_caller_gets_one_of_their_errors() -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, 0.01], ids=["quick", "so slow that messages queue up"])
 def test_an_apply_that_raises_ends_a_threaded_run_at_the_update_before(seconds: float) -> None:
-    def count(value: np.ndarray) -> np.ndarray:
-        time.sleep(seconds)
-        applied.append(value)
-        if len(applied) == 8:
-            raise RuntimeError("the optimizer is tired")
-        return value
-
-    def apply(shared: Any, messages: jax.Array, stale: aj.Stale) -> Any:
-        message = jax.pure_callback(count, jax.ShapeDtypeStruct((), jnp.float32), messages[0])
-        return HOSTED.apply(shared, message[None], stale)
-
-    applied, chunks = [], []
+    chunks: list[aj.Chunk] = []
     with pytest.raises(Exception, match="the optimizer is tired") as caught:
-        aj.run_threads(
-            HOSTED._replace(apply=apply), KEY, num_workers=WORKERS, num_updates=ENDLESS, callback=chunks.append
-        )
+        aj.run_threads(tires(8, seconds), KEY, num_workers=WORKERS, num_updates=ENDLESS, callback=chunks.append)
     assert any(", at update 7." in note for note in caught.value.__notes__)
     assert joined(chunks)[1].num_updates == 7
     assert_replayable(chunks)
@@ -204,6 +214,57 @@ def test_a_replay_that_fails_within_a_group_is_as_of_the_update_before() -> None
         aj.replay(HOSTED, aj.schedules.barrier(9, WORKERS), KEY, callback=chunks.append)
     assert joined(chunks)[1].num_updates == 3
     assert_replayable(chunks)
+
+
+@pytest.mark.parametrize("group_size", [1, 2])
+def test_a_replay_whose_update_fails_is_as_of_the_update_before(group_size: int) -> None:
+    """The jobs of the failed update are done, and do not count either."""
+    chunks: list[aj.Chunk] = []
+    schedule = aj.schedules.from_service_times(aj.service.exponential(), 12, WORKERS, KEY, group_size=group_size)
+    with pytest.raises(Exception, match="the optimizer is tired"):
+        aj.replay(
+            tires(8), schedule, KEY, chunk_size=5, num_workers=WORKERS, callback=chunks.append, check_finite=False
+        )
+    assert [chunk.schedule.num_updates for chunk in chunks] == [5, 2]
+    assert_replayable(chunks)
+
+
+def test_a_replay_that_is_interrupted_at_any_line_is_as_of_one_update() -> None:
+    """Ctrl-C raises between any two lines: here at each of those in which the fourth update is made and logged."""
+    schedule = aj.schedules.round_robin(6, WORKERS)
+    made = set()
+    for line in range(1000):
+        chunks: list[aj.Chunk] = []
+        with interrupted(line, {_Replay.update.__code__, Log.append.__code__}, skip=4):
+            try:
+                aj.replay(HOSTED, schedule, KEY, num_workers=WORKERS, callback=chunks.append)
+            except KeyboardInterrupt:
+                pass
+            else:
+                break
+        assert_replayable(chunks)
+        made.add(joined(chunks)[1].num_updates)
+    assert made >= {2, 3, 4, 5}
+
+
+@contextlib.contextmanager
+def interrupted(line: int, functions: set[CodeType], skip: int) -> Iterator[None]:
+    """Ctrl-C before this line, counted over the functions, of which the first few calls are left alone."""
+    calls, lines = itertools.count(), itertools.count()
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        if event == "call":
+            return trace if frame.f_code in functions and next(calls) >= skip else None
+        if event == "line" and next(lines) == line:
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
 
 
 @pytest.mark.parametrize("width", [1, 2, None])

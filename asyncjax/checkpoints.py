@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import jax
 import numpy as np
 
 from asyncjax.checks import first_difference, is_key, leaf_types
-from asyncjax.engine import begin
+from asyncjax.engine import initial_like
 from asyncjax.method import Method, PyTree, State
 from asyncjax.packing import Leaf, Packer
 
@@ -65,7 +64,7 @@ class Checkpoints:
         if not updates:
             return None
         meta = self._open().restore(updates[-1], args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
-        shared, local = jax.eval_shape(partial(begin, method, num_workers), jax.random.key(0))
+        shared, local = initial_like(method, num_workers)
         view = jax.eval_shape(method.view, shared)
         packer = Packer.of({"shared": shared, "local": local, "views": [view for _ in meta["versions"]]})
         like = packer.treedef.unflatten([_saved(np.zeros(leaf.shape, leaf.dtype)) for leaf in packer.leaves])

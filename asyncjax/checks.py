@@ -33,6 +33,20 @@ def check_counts(**arguments: Any) -> None:
     check_positive(**arguments)
 
 
+def check_given(**arguments: Any) -> None:
+    """Raises TypeError for an argument that is None."""
+    for name, value in arguments.items():
+        if value is None:
+            raise TypeError(f"{name}=None: give a number.")
+
+
+def check_function(**arguments: Any) -> None:
+    """Raises TypeError for an argument that is given and can not be called."""
+    for name, value in arguments.items():
+        if value is not None and not callable(value):
+            raise TypeError(f"{name}={value!r} is no function: give one, or leave it out.")
+
+
 def check_kind(kind: type, fix: str, **arguments: Any) -> None:
     """Raises TypeError, with this advice, for an argument that is no such thing."""
     for name, value in arguments.items():
@@ -43,6 +57,11 @@ def check_kind(kind: type, fix: str, **arguments: Any) -> None:
 def is_key(x: Any) -> bool:
     """Whether it is an array of typed random keys."""
     return jax.dtypes.issubdtype(getattr(x, "dtype", np.dtype(bool)), jax.dtypes.prng_key)
+
+
+def default_generator() -> str:
+    """The name of the generator that JAX's keys are of by default."""
+    return jax.config.jax_default_prng_impl  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def check_key(key: Any) -> None:
@@ -57,11 +76,13 @@ def check_run_key(key: Any) -> None:
     """Raises TypeError or ValueError unless a run can begin with this: one key, of JAX's default generator."""
     check_key(key)
     if not is_key(key):
+        if key.ndim > 1:
+            raise ValueError(f"key has the shape {key.shape}: give one key, or use jax.vmap over emulate.")
         return
     if key.ndim:
         raise ValueError(f"key has the shape {key.shape}: give one key, or use jax.vmap over emulate.")
-    if key.dtype != jax.eval_shape(jax.random.key, 0).dtype:  # as which programs and checkpoints hold private keys
-        name = jax.random.key_impl(key)
+    name = str(jax.random.key_impl(key))
+    if name != default_generator():  # as which programs and checkpoints hold private keys
         raise ValueError(
             f"key is of the generator {name}: set jax.config.update('jax_default_prng_impl', {name!r}) first."
         )
@@ -88,6 +109,8 @@ def check_outputs(function: str, outputs: Any, *names: str) -> tuple[Any, ...]:
     metrics = outputs[-1]
     if not isinstance(metrics, Mapping) or not all(hasattr(value, "shape") for value in metrics.values()):
         raise TypeError(f"{function} reported the metrics {metrics}: give a dictionary, name -> array, or {{}}.")
+    if name := next((name for name, value in metrics.items() if is_key(value)), None):
+        raise TypeError(f"{function} reported the metric {name}, a random key: report its jax.random.key_data.")
     return tuple(outputs)
 
 
@@ -98,6 +121,8 @@ def check_kept(function: str, what: str, before: Any, after: Any) -> None:
             f"{function} gave the {what} back with {name} = {new.get(name, 'absent')}, but it was"
             f" {old.get(name, 'absent')}: keep its leaves, shapes and dtypes from update to update."
         )
+    if (given := jax.tree.structure(after)) != (kept := jax.tree.structure(before)):
+        raise TypeError(f"{function} gave the {what} back as {given}, but it was {kept}: keep its structure.")
 
 
 def leaf_types(tree: Any) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from asyncjax.checks import check_counts, check_positive, check_whole
+from asyncjax.checks import check_counts, check_function, check_given, check_positive, check_whole
 from asyncjax.discipline import Coordinator, Discipline, Wait
 from asyncjax.engine import check_inputs, starting_state
 from asyncjax.host import HostProgram, Job, View, cached_host_program
@@ -100,6 +100,8 @@ def run_ray(
     """
     check_inputs(method, key)
     check_counts(num_workers=num_workers, num_updates=num_updates, num_processes=num_processes, chunk_size=chunk_size)
+    check_given(num_workers=num_workers, num_updates=num_updates, chunk_size=chunk_size, timeout=timeout)
+    check_function(callback=callback)
     check_positive(timeout=timeout, start_timeout=start_timeout)
     check_whole(max_restarts=max_restarts)
     if max_restarts < 0:

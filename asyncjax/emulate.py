@@ -8,8 +8,8 @@ from functools import partial
 import jax
 import numpy as np
 
-from asyncjax import exact
-from asyncjax.checks import check_counts
+from asyncjax import exact, threefry
+from asyncjax.checks import check_counts, check_function, check_given
 from asyncjax.engine import (
     check_inputs,
     chunks,
@@ -56,7 +56,8 @@ def emulate(
       chunk_size: updates per call of the compiled program. It decides which messages are computed
         together, so only runs with equal chunks are promised to agree bit for bit.
       width: messages computed in one batch; by default chosen for the schedule and the backend.
-        The group size makes it the event-by-event engine.
+        The group size makes it the event-by-event engine. 1 if JAX's default generator is one that draws other
+        numbers under `vmap`, as "rbg" does: what is computed together then differs from the run by its definition.
       num_workers: W, by default one more than the largest worker of the schedule.
       num_views: room for views when the schedule is traced under `jit`; by default enough for any
         realizable schedule, W + G - 1.
@@ -77,7 +78,9 @@ def emulate(
       (100, 1)
     """
     check_inputs(method, key, schedule)
+    check_given(chunk_size=chunk_size)
     check_counts(chunk_size=chunk_size, width=width, num_workers=num_workers, num_views=num_views)
+    check_function(callback=callback)
     known = concrete(schedule)
     if num_workers is None:
         if known is None:
@@ -109,13 +112,14 @@ def emulate(
         if bad is not None:
             raise not_finite(bad, schedule.worker[bad])
     last = program.unload(carry, schedule.num_updates, {})
-    return Result(last.shared, last.local, concatenate_metrics(collected))
+    metrics = concatenate_metrics(collected) if collected else program.packed.no_metrics(schedule.group_size)
+    return Result(last.shared, last.local, metrics)
 
 
 def _planner(schedule: Schedule, program: Program, width: int | None, start: int = 0) -> Planner:
     worker, read, num_workers = np.asarray(schedule.worker), stack_reads(schedule.read), program.packed.num_workers
-    if width is None and exact.wanted():
-        width = 1  # lanes of a batch are not always bit for bit what they are one by one
+    if width is None and (exact.wanted() or not threefry.is_default()):
+        width = 1  # lanes of a batch are not always bit for bit, or number for number, what they are one by one
     width, early = choose(worker, read, num_workers, width, program.lane_cost)
     return Planner(worker, read, num_workers, width, early, start=start)
 
@@ -149,7 +153,7 @@ def _plan_traced(
         batch = _unbatch(known)
         num_views = max(max_live(last_use(stack_reads(check(s, num_workers).read))) for s in batch)
         distinct = all(distinct_workers(s.worker) for s in batch)
-    lanes = width or group_size
+    lanes = width or (group_size if threefry.is_default() else 1)
     early = not distinct or lanes < group_size
     layout = Planner.sizes(num_workers, group_size, lanes, early, num_views or num_workers + group_size - 1)
 

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from asyncjax.checks import check_initial, check_kind, check_run_key
+from asyncjax.checks import check_initial, check_kind, check_run_key, first_difference, leaf_types
 from asyncjax.compiling import jit_once
 from asyncjax.method import Array, Method, Metrics, PyTree, State
-from asyncjax.schedules import Schedule
+from asyncjax.schedules import Schedule, check_axes
 
 
 def check_inputs(method: Method, key: jax.Array, *schedule: Schedule) -> None:
@@ -22,6 +22,7 @@ def check_inputs(method: Method, key: jax.Array, *schedule: Schedule) -> None:
     check_run_key(key)
     for one in schedule:
         check_kind(Schedule, "give one of asyncjax.schedules, or the one that run_threads recorded", schedule=one)
+        check_axes(one)
 
 
 def initial_state(method: Method, key: jax.Array, num_workers: int) -> State:
@@ -38,6 +39,11 @@ def compile_init(method: Method, num_workers: int) -> Callable[[jax.Array], tupl
 def begin(method: Method, num_workers: int, key: jax.Array) -> tuple[PyTree, PyTree]:
     """`method.init`, checked, with weak types made strong: they would change after the first update."""
     return jax.tree.map(_strong, check_initial(method.init(key, num_workers), num_workers))
+
+
+def initial_like(method: Method, num_workers: int) -> tuple[PyTree, PyTree]:
+    """The shapes and dtypes of (Shared, Local), as a method begins with them."""
+    return jax.eval_shape(partial(begin, method, num_workers), jax.random.key(0))
 
 
 def _strong(x: Any) -> jax.Array:
@@ -60,6 +66,13 @@ def starting_state(
     if state.update > num_updates:
         raise ValueError(
             f"{limit} has {num_updates} updates, but the state is already at update {state.update}: ask for more."
+        )
+    known = leaf_types({"shared": state.shared, "local": state.local})
+    wanted = leaf_types(dict(zip(("shared", "local"), initial_like(method, num_workers), strict=True)))
+    if name := first_difference(known, wanted):
+        raise ValueError(
+            f"state.{name} is {known.get(name, 'absent')}, but in this method {wanted.get(name, 'absent')}: continue"
+            " with the method that the state comes from."
         )
     return state
 

@@ -256,6 +256,8 @@ class Log:
         """The metrics and the schedule of the logged updates, or of the first few."""
         count = len(self.times) if num_updates is None else num_updates
         shape = (count, self.program.group_size)
+        if not count:
+            return self.program.packed.no_metrics(self.program.group_size), self._schedule(0)
         of_work = _collect(self.program.work_metrics, self.of_work[: math.prod(shape)])
         metrics = {n: x.reshape(*shape, *x.shape[1:]) for n, x in of_work.items()}
         of_apply = _collect(self.program.apply_metrics, self.of_apply[:count])

@@ -9,7 +9,6 @@ another.
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from asyncjax.checks import check_kept, check_outputs, is_key
-from asyncjax.engine import begin
+from asyncjax.engine import initial_like
 from asyncjax.method import Method, Metrics, PyTree, Stale
 
 Packed = dict[str, jax.Array]  # {dtype: vector}, and {dtype:position: vector} for large leaves
@@ -100,7 +99,7 @@ class PackedMethod:
         # Jitted, the functions are traced once and every later use takes the same jaxpr.
         self.work, self.apply, self.view = jax.jit(method.work), jax.jit(method.apply), jax.jit(method.view)
         self.num_workers, self.parts, self.num_parts = num_workers, parts, max(parts, default=0) + 1
-        shared, local = jax.eval_shape(partial(begin, method, num_workers), jax.random.key(0))
+        shared, local = initial_like(method, num_workers)
         one_worker = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), local)
         self.view_like = jax.eval_shape(self.view, shared)
         worked = jax.eval_shape(self.work, self.view_like, one_worker)
@@ -116,6 +115,11 @@ class PackedMethod:
         check_kept("apply", "shared state", likes[0], kept)
         merge_metrics(self.work_metrics, metrics)  # raises where the two share a name
         return metrics
+
+    def no_metrics(self, group_size: int) -> Metrics:
+        """The metrics of no updates."""
+        of_work, of_apply = zeros(self.work_metrics, 0, group_size), zeros(self.apply_metrics(group_size), 0)
+        return jax.tree.map(np.asarray, merge_metrics(of_work, of_apply))
 
     def apply_like(self, group_size: int) -> tuple[PyTree, PyTree, Stale]:
         """The shapes and dtypes of what `apply` takes, for groups of G messages."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from asyncjax.checks import check_counts
+from asyncjax.checks import check_counts, check_function, check_given
 from asyncjax.engine import check_inputs, chunks, concatenate_metrics, not_finite, starting_state, then
 from asyncjax.host import HostProgram, Job, Log, Place, View, cached_host_program
 from asyncjax.method import Chunk, Method, Result, State
@@ -60,7 +60,9 @@ def replay(
       True
     """
     check_inputs(method, key, schedule)
+    check_given(chunk_size=chunk_size)
     check_counts(chunk_size=chunk_size, num_workers=num_workers)
+    check_function(callback=callback)
     num_workers = num_workers or max(schedule.num_workers, 1)
     schedule = check(schedule, num_workers)
     state = starting_state(state, method, key, num_workers, schedule.num_updates, "schedule")
@@ -85,7 +87,7 @@ def replay(
         deliver(start, finite=bad is None)
         if bad is not None:
             raise not_finite(bad, schedule.worker[bad])
-    return Result(*run.state()[1:3], concatenate_metrics(collected))
+    return Result(*run.state()[1:3], concatenate_metrics(collected or [run.log.read()[0]]))
 
 
 class _Now(NamedTuple):
@@ -144,7 +146,8 @@ class _Replay:
                 f"Update {t} reads version {missing[0]}, which the state from update {self.now.done} does not hold:"
                 " continue with the schedule that the state comes from."
             )
-        view = [self.now.views[version][part] for part, version in enumerate(read)]
+        parts = range(self.program.packed.num_parts)  # of the view; the last of `read` may have no leaf in it
+        view = [self.now.views[read[part]][part] for part in parts]
         row, stack = divmod(worker, self.num_stacks)
         rows = np.full(self.size, row, np.int32)
         worked = self.work(view, local[stack], rows, np.int32(1))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import os
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +16,10 @@ from urllib.parse import quote, unquote
 import jax
 import numpy as np
 
-from asyncjax.checks import check_whole
+from asyncjax.checks import check_given, check_kind, check_whole
 from asyncjax.discipline import Coordinator, Discipline, Wait
 from asyncjax.service import Service, streams
+from asyncjax.traced import is_traced
 from asyncjax.virtual_clock import VirtualClock
 
 Array = np.ndarray | jax.Array
@@ -174,7 +177,7 @@ def _seconds(name: str, value: Service | float, key: jax.Array, count: int) -> l
     """What gives the next time, for each of so many; their random numbers are no worker's service times."""
     if isinstance(value, Service):
         return [stream.__next__ for stream in streams(value, key, count)]
-    if not 0 <= value < math.inf:
+    if not isinstance(value, (int, float, np.number)) or not 0 <= value < math.inf:
         raise ValueError(f"{name}={value}: give seconds of at least 0, or a model such as service.exponential(0.01).")
     return [lambda: float(value)] * count
 
@@ -186,6 +189,7 @@ def _in_turn(num_updates: int, num_workers: int, delay: int) -> Schedule:
 
 
 def _check_sizes(num_updates: int, num_workers: int) -> None:
+    check_given(num_updates=num_updates, num_workers=num_workers)
     check_whole(num_updates=num_updates, num_workers=num_workers)
     if num_updates < 0:
         raise ValueError(f"num_updates={num_updates}: a schedule has at least 0 updates.")
@@ -234,8 +238,18 @@ def check(schedule: Schedule, num_workers: int | None = None) -> Schedule:
     return schedule._replace(worker=worker, read=read)
 
 
-def _integers(name: str, value: Any) -> np.ndarray:
-    array = np.asarray(value)
+def check_axes(schedule: Schedule) -> None:
+    """Raises ValueError unless worker and read are Int[T, G], also while they are traced."""
+    _integers("worker", schedule.worker)
+    reads = jax.tree.leaves(schedule.read)
+    if not reads:
+        raise ValueError(f"schedule.read={schedule.read} has no arrays: give the versions that were read, Int[T, G].")
+    for leaf in reads:
+        _integers("read", leaf)
+
+
+def _integers(name: str, value: Any) -> Any:
+    array = value if is_traced(value) else np.asarray(value)
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
         raise ValueError(
             f"schedule.{name} is {array.dtype}{list(array.shape)}, but wants Int[T, G];"
@@ -253,6 +267,7 @@ def is_realizable(schedule: Schedule) -> bool:
     Torn reads count by their oldest leaf. Under `eta` a message may wait for those that began before it, while
     its worker goes on: such schedules need not be realizable in this sense.
     """
+    check_kind(Schedule, "give one of asyncjax.schedules, or a recorded one", schedule=schedule)
     schedule = check(schedule)
     num_updates, group_size = schedule.worker.shape
     worker = schedule.worker.ravel()
@@ -269,7 +284,19 @@ def cut(schedule: Schedule, start: int, stop: int) -> Schedule:
 
 
 def concatenate(schedules: Sequence[Schedule]) -> Schedule:
-    """One schedule after the other; versions are taken as they stand."""
+    """One schedule after the other; versions are taken as they stand.
+
+    Raises:
+      ValueError: no schedule at all, or schedules that differ in which fields or parts of a view they have.
+    """
+    if not schedules:
+        raise ValueError("schedules=[]: give one schedule or more.")
+    for i, schedule in enumerate(schedules):
+        if jax.tree.structure(schedule) != jax.tree.structure(schedules[0]):
+            raise ValueError(
+                f"schedules[{i}] has the fields {jax.tree.structure(schedule)}, but schedules[0] has"
+                f" {jax.tree.structure(schedules[0])}: leave out time, begin and end of all, or of none."
+            )
     return jax.tree.map(lambda *parts: np.concatenate(parts), *schedules)
 
 
@@ -293,7 +320,7 @@ def save(schedule: Schedule, path: str | os.PathLike[str]) -> None:
 
 
 def load(path: str | os.PathLike[str]) -> Schedule:
-    """Reads what `save` wrote. Torn reads come back as nested dictionaries and tuples."""
+    """Reads what `save` wrote. Torn reads come back as nested dictionaries, ordered by their leaves, and tuples."""
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -307,9 +334,9 @@ def load(path: str | os.PathLike[str]) -> Schedule:
 
 
 def _entry(key: Any) -> str:
-    """A path entry as text: "=key" in a dictionary, ".position" in a sequence, ".field" in a named tuple."""
+    """A path entry as text: "=key" in a dictionary, "#key" if it is a number, ".position" or ".field" in a tuple."""
     if isinstance(key, jax.tree_util.DictKey):
-        return "=" + quote(str(key.key), safe="")
+        return f"#{key.key}" if type(key.key) is int else "=" + quote(str(key.key), safe="")
     return f".{getattr(key, 'idx', getattr(key, 'name', key))}"
 
 
@@ -320,4 +347,7 @@ def _nest(leaves: dict[tuple[str, ...], np.ndarray]) -> Any:
     children = [_nest({path[1:]: leaf for path, leaf in leaves.items() if path[0] == head}) for head in heads]
     if heads[0].startswith("."):
         return tuple(children)
-    return dict(zip([unquote(head[1:]) for head in heads], children, strict=True))
+    keys: list[Any] = [int(head[1:]) if head.startswith("#") else unquote(head[1:]) for head in heads]
+    nested = dict(zip(keys, children, strict=True))
+    # JAX takes the leaves of a plain dictionary in the order of its keys.
+    return nested if all(a < b for a, b in itertools.pairwise(keys)) else OrderedDict(nested)

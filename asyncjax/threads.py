@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import jax
 
-from asyncjax.checks import check_counts, check_positive
+from asyncjax.checks import check_counts, check_function, check_given, check_positive
 from asyncjax.discipline import Coordinator, Discipline, Wait
 from asyncjax.engine import check_inputs, starting_state
 from asyncjax.host import Device, cached_host_program
@@ -92,8 +92,10 @@ def run_threads(
       (100, True)
     """
     check_inputs(method, key)
+    check_given(num_workers=num_workers, num_updates=num_updates, chunk_size=chunk_size, timeout=timeout)
     check_counts(num_workers=num_workers, num_updates=num_updates, num_threads=num_threads, chunk_size=chunk_size)
     check_positive(timeout=timeout)
+    check_function(callback=callback)
     if publication not in get_args(Publication):
         raise ValueError(f"publication={publication!r}: choose one of {', '.join(map(repr, get_args(Publication)))}.")
     discipline = Discipline(group_size, wait, bound, eta).check(num_workers)
@@ -102,6 +104,8 @@ def run_threads(
     parts = tuple(range(num_leaves)) if publication == "leaf" else (0,) * num_leaves
     program = cached_host_program(method, num_workers, group_size, parts)
     devices = jax.local_devices() if devices is None else devices
+    if not isinstance(devices, Sequence) or not all(isinstance(device, jax.Device) for device in devices):
+        raise TypeError(f"devices={devices!r}: give a list of devices, such as jax.local_devices().")
     if not devices:
         raise ValueError(f"devices={devices}: give one device or more, or leave them out for all local ones.")
     alone = service is not None or program.work_calls_back  # a worker that may sleep or wait has its thread for itself

@@ -13,12 +13,17 @@ import jax
 import jax.numpy as jnp
 from jax.extend.random import define_prng_impl
 
-from asyncjax.checks import is_key
+from asyncjax.checks import default_generator, is_key
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA
 
 Pair = tuple[jax.Array, jax.Array]
+
+
+def is_default() -> bool:
+    """Whether Threefry is JAX's default generator: under `vmap` it draws what it draws alone, which others do not."""
+    return default_generator() == "threefry2x32"
 
 
 def unrolled(key: jax.Array) -> jax.Array:

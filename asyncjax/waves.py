@@ -308,11 +308,11 @@ def read_parts(read: PyTree, view: PyTree) -> tuple[int, ...]:
     num_leaves, view_def = len(jax.tree.leaves(view)), jax.tree.structure(view)
     if num_parts == 1:
         return (0,) * num_leaves
-    if num_parts == num_leaves:
-        return tuple(range(num_leaves))
     try:
         subtrees = read_def.flatten_up_to(view)
     except ValueError as error:
+        if num_parts == num_leaves:
+            return tuple(range(num_leaves))
         raise ValueError(
             f"schedule.read has the structure {read_def}, which is no prefix of the view's {view_def}:"
             " give one Int[T, G] for the whole view, or one for each of its subtrees."

@@ -121,6 +121,34 @@ def test_torn_reads_take_each_part_from_its_version(data: st.DataObject) -> None
     )
 
 
+@pytest.mark.parametrize("empty", ["a", "c"])
+@pytest.mark.parametrize("engine", [aj.emulate, aj.replay], ids=lambda engine: engine.__name__)
+def test_torn_reads_may_name_a_part_of_the_view_that_is_empty(engine: Any, empty: str) -> None:
+    """The pair in "b" reads afresh, so it doubles at each update, whatever the empty part before or after it reads."""
+
+    def view(pair: Any) -> Any:
+        return {"b": pair, empty: ()}
+
+    doubling = aj.Method(
+        init=lambda key, num_workers: ((jnp.float32(1), jnp.float32(2)), jnp.zeros(num_workers)),
+        view=view,
+        work=lambda view, local: (view["b"], local, {}),
+        apply=lambda pair, messages, stale: (jax.tree.map(lambda x, m: x + m.sum(), pair, messages), {}),
+    )
+    now = np.arange(4, dtype=np.int32)[:, None]
+    torn = aj.Schedule(0 * now, {"b": now, empty: 0 * now})
+    assert_equal(engine(doubling, torn, KEY).shared, (jnp.float32(16), jnp.float32(32)))
+
+
+def test_a_generator_that_draws_otherwise_under_vmap_runs_one_by_one() -> None:
+    noisy = aj.sgd(lambda w, x: w * x, 1.0, optimizer=optax.sgd(0.1), sample=jax.random.normal)
+    schedule = aj.schedules.round_robin(12, 4)
+    with jax.default_prng_impl("rbg"):
+        expected = aj.replay(noisy, schedule, jax.random.key(0))
+        assert_close(aj.emulate(noisy, schedule, jax.random.key(0)), expected)
+        assert_close(jax.jit(lambda key: aj.emulate(noisy, schedule, key))(jax.random.key(0)), expected)
+
+
 @pytest.mark.parametrize("name", [*THOROUGH, "a3c"])
 def test_a_run_under_vmap_is_the_runs_one_by_one(name: str) -> None:
     run, schedule = method(name), aj.schedules.round_robin(10, 3)

@@ -613,6 +613,15 @@ ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
     "no devices": (threads(devices=[]), r"devices=\[\]: give one device or more"),
     "a result for a state": (threads(state=aj.Result(1, 2, {})), r"state=Result.* is no State: give the state of a"),
     "emulate, half a chunk": (emulated(chunk_size=2.5), r"chunk_size=2\.5: give a whole number"),
+    "a number for a callback": (threads(callback=3), r"callback=3 is no function: give one"),
+    "emulate, a number for a callback": (emulated(callback=3), r"callback=3 is no function: give one"),
+    "replay, a number for a callback": (replayed(callback=3), r"callback=3 is no function: give one"),
+    "a name for devices": (threads(devices="cpu"), r"devices='cpu': give a list of devices"),
+    "names for devices": (threads(devices=["cpu"]), r"devices=\['cpu'\]: give a list of devices"),
+    "one device": (threads(devices=jax.devices()[0]), r"devices=.*: give a list of devices"),
+    "nothing for a time": (threads(timeout=None), r"timeout=None: give a number"),
+    "nothing for a chunk": (threads(chunk_size=None), r"chunk_size=None: give a number"),
+    "emulate, nothing for a chunk": (emulated(chunk_size=None), r"chunk_size=None: give a number"),
     "replay, words": (replayed(chunk_size="3"), r"chunk_size='3': give a whole number"),
 }
 
@@ -638,6 +647,8 @@ def test_what_is_no_method_no_key_and_no_schedule_is_named(engine: Any) -> None:
         engine(method("sgd"), *schedule, jax.random.key(0, impl="rbg"), **real)
     with pytest.raises(ValueError, match=r"key has the shape \(2,\): give one key"):
         engine(method("sgd"), *schedule, jax.random.split(KEY), **real)
+    with pytest.raises(ValueError, match=r"key has the shape \(2, 2\): give one key"):
+        engine(method("sgd"), *schedule, jax.random.key_data(jax.random.split(KEY)), **real)
     if schedule:
         with pytest.raises(TypeError, match=r"schedule=\(.*\) is no Schedule: give one of asyncjax\.schedules"):
             engine(method("sgd"), (0, *schedule), KEY)
@@ -647,6 +658,9 @@ def test_what_is_no_method_no_key_and_no_schedule_is_named(engine: Any) -> None:
 def test_a_run_of_no_updates_ends_where_it_began(engine: Any) -> None:
     result = engine(method("sgd"), aj.schedules.round_robin(0, 2), KEY)
     assert_equal(result.shared, jax.jit(lambda key: method("sgd").init(key, 1))(KEY)[0])
+    some = engine(method("sgd"), aj.schedules.round_robin(3, 2), KEY).metrics
+    assert {name: (0, *x.shape[1:]) for name, x in some.items()} == {n: x.shape for n, x in result.metrics.items()}
+    assert {name: x.dtype for name, x in some.items()} == {name: x.dtype for name, x in result.metrics.items()}
 
 
 @every_engine
@@ -668,6 +682,40 @@ def test_a_schedule_that_no_run_could_follow_is_refused(engine: Any) -> None:
         engine(method("sgd"), aj.Schedule(plain.worker[:, :0], plain.worker[:, :0]), KEY)
     with pytest.raises(ValueError, match="no prefix of the view"):
         engine(method("a3c"), plain._replace(read=(plain.read, plain.read)), KEY)
+    with pytest.raises(ValueError, match=r"schedule\.worker is object\[\], but wants Int\[T, G\]"):
+        engine(method("sgd"), plain._replace(worker=None), KEY)
+    with pytest.raises(ValueError, match=r"schedule\.read=None has no arrays"):
+        engine(method("sgd"), plain._replace(read=None), KEY)
+
+
+def test_a_schedule_without_an_axis_of_messages_is_refused_under_transformations_too() -> None:
+    """Three schedules of five updates: not one of three updates in groups of five."""
+    worker = np.zeros((3, 5), np.int32)
+
+    def run(worker: Any) -> Any:
+        return aj.emulate(method("sgd"), aj.Schedule(worker, worker), KEY, num_workers=1).shared
+
+    for mapped in (jax.vmap(run), jax.jit(jax.vmap(run)), lambda worker: jax.jit(run)(worker[0])):
+        with pytest.raises(ValueError, match=r"schedule\.worker is int32\[5\], but wants Int\[T, G\]; for one"):
+            mapped(worker)
+
+
+@every_engine
+def test_a_state_of_another_method_is_refused(engine: Any) -> None:
+    state, schedule = state_after(3), aj.schedules.round_robin(9, 2)
+    other = aj.sgd(lambda w: w.sum(), jnp.ones(3), optimizer=optax.sgd(0.1))
+    with pytest.raises(ValueError, match=r"state\.shared\.params.* is .*, but in this method .*: continue with the"):
+        engine(other, schedule, KEY, state=state)
+    with pytest.raises(ValueError, match=r"state\.shared\.params.* is .*, but in this method .*: continue with the"):
+        aj.run_threads(other, KEY, num_workers=2, num_updates=9, state=state)
+
+
+def test_schedules_that_do_not_go_together_are_not_joined() -> None:
+    plain = aj.schedules.round_robin(5, 2)
+    with pytest.raises(ValueError, match=r"schedules=\[\]: give one schedule or more"):
+        aj.schedules.concatenate([])
+    with pytest.raises(ValueError, match=r"schedules\[1\] has the fields .*: leave out time, begin and end of all"):
+        aj.schedules.concatenate([plain, plain._replace(time=np.arange(5.0))])
 
 
 def test_work_and_apply_must_not_report_one_metric_twice() -> None:
@@ -717,6 +765,14 @@ MISTAKES: dict[str, tuple[aj.Method, str]] = {
     "another dtype": (
         mistaken(work=lambda v, x: (v, x > 0, {})),
         r"work gave the private state back with it = bool\[\]",
+    ),
+    "a list for a tuple": (
+        mistaken(init=lambda key, w: (0.0, (jnp.zeros(w),)), work=lambda v, x: (v, list(x), {})),
+        r"work gave the private state back as .*\[\*\].*, but it was .*\(\*,\).*: keep its structure",
+    ),
+    "a key for a metric": (
+        mistaken(work=lambda v, x: (v, x, {"key": jax.random.key(0)})),
+        r"work reported the metric key, a random key: report its jax\.random\.key_data",
     ),
     "the group's axis": (
         mistaken(apply=lambda s, m, stale: (m, {})),

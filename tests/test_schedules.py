@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -439,13 +440,17 @@ def nested(draw: st.DrawFn) -> Any:
     def inner(children: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         tuples = st.lists(children, min_size=1, max_size=12).map(tuple)
         named = st.tuples(children, children).map(lambda pair: Heads(*pair))
-        return tuples | named | st.dictionaries(name, children, min_size=1, max_size=3)
+        numbered = st.dictionaries(st.integers(-12, 12), children, min_size=1, max_size=3)
+        dictionaries = st.dictionaries(name, children, min_size=1, max_size=3) | numbered
+        return tuples | named | dictionaries | dictionaries.map(OrderedDict)  # pyright: ignore[reportArgumentType]
 
     return draw(st.recursive(leaf, inner, max_leaves=14))
 
 
 def plain(tree: Any) -> Any:
-    """Named tuples as tuples."""
+    """Named tuples as tuples, and ordered dictionaries, where their keys are in order, as dictionaries."""
+    if isinstance(tree, OrderedDict) and list(tree) != sorted(tree):
+        return OrderedDict((name, plain(tree[name])) for name in tree)
     if isinstance(tree, dict):
         return {name: plain(tree[name]) for name in tree}
     return tuple(map(plain, tree)) if isinstance(tree, tuple) else tree

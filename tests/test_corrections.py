@@ -98,12 +98,19 @@ def test_a_fresh_run_is_the_uncorrected_one_bit_for_bit(
     assert_equal(plain.metrics, corrected.metrics)
 
 
-@pytest.mark.parametrize(("factory", "groups"), [("impala", [1, 2]), ("ppo", [1])])
-def test_trajectory_methods_take_corrections_as_gradient_methods_do(factory: str, groups: list[int]) -> None:
+TRAJECTORY = {
+    "impala": ("impala", {}),
+    "impala, clipped": ("impala", {"max_grad_norm": 1e-3}),
+    "ppo": ("ppo", {"epochs": 1, "num_minibatches": 1}),
+    "ppo, clipped, masked": ("ppo", {"epochs": 1, "num_minibatches": 1, "max_grad_norm": 1e-3, "surrogate": "masked"}),
+}
+
+
+@pytest.mark.parametrize("case", TRAJECTORY)
+def test_trajectory_methods_take_corrections_as_gradient_methods_do(case: str) -> None:
     """A fresh message: the uncorrected update, bit for bit; stale ones: what the rules say."""
-    options = {"num_envs": 2, "unroll_length": 3, "optimizer": optax.sgd(0.1), "max_grad_norm": None}
-    if factory == "ppo":
-        options |= {"epochs": 1, "num_minibatches": 1, "normalize_advantages": False}
+    factory, options = TRAJECTORY[case]
+    options = {"num_envs": 2, "unroll_length": 3, "optimizer": optax.sgd(0.1), **options}
     correction = optax.chain(corrections.scale_by_staleness(), corrections.drop_stale(4))
     plain, corrected = (getattr(aj, factory)(corridor(2, 5), **options, correction=c) for c in (None, correction))
     shared, local = jax.jit(plain.init, static_argnums=1)(KEY, 1)
@@ -125,9 +132,42 @@ def test_trajectory_methods_take_corrections_as_gradient_methods_do(factory: str
     assert_equal(step(corrected, 0), whole)
     assert_close(step(corrected, 1), jax.tree.map(lambda x: x / 2, whole), 1e-6)
     assert all(not np.any(x) for x in jax.tree.leaves(step(corrected, 4)))
-    if 2 in groups:
-        assert_close(step(corrected, 1, 3), jax.tree.map(lambda x: (x / 2 + x / 4) / 2, whole), 1e-5)
-        assert_close(step(corrected, 1, 9), jax.tree.map(lambda x: x / 4, whole), 1e-5)
+    assert_close(step(corrected, 1, 3), jax.tree.map(lambda x: (x / 2 + x / 4) / 2, whole), 1e-5)
+    assert_close(step(corrected, 1, 9), jax.tree.map(lambda x: x / 4, whole), 1e-5)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("factory", ["impala", "ppo"])
+def test_fresh_groups_of_trajectories_are_learned_from_as_without_a_correction(factory: str, engine: str) -> None:
+    """Whatever couples the messages of a group, clipping, normalized advantages, minibatches, stays as it is."""
+    options = {"num_envs": 4, "unroll_length": 3, "optimizer": optax.adam(0.01), "max_grad_norm": 0.1}
+    plain, halved = (
+        getattr(aj, factory)(corridor(2, 5), **options, correction=c) for c in (None, corrections.scale_by_staleness())
+    )
+    fresh = aj.schedules.barrier(3, 3)
+    one, other = (ENGINES[engine](run, fresh, KEY) for run in (plain, halved))
+    assert_equal(one.shared.params, other.shared.params)
+    assert_equal(one.metrics, other.metrics)
+
+
+def test_the_parts_of_a_group_add_up_to_its_gradient() -> None:
+    """Messages that differ, all of staleness 1: half the update, also of losses that are no means over steps."""
+    options = {"num_envs": 2, "unroll_length": 3, "optimizer": optax.sgd(0.1), "max_grad_norm": 0.1}
+    options |= {"epochs": 1, "num_minibatches": 1}
+    for surrogate in ("clipped", "masked", "m2po"):
+        plain, halved = (
+            aj.ppo(corridor(2, 5), **options, surrogate=surrogate, correction=c)
+            for c in (None, corrections.scale_by_staleness())
+        )
+        shared, local = jax.jit(plain.init, static_argnums=1)(KEY, 3)
+        messages, _, _ = jax.jit(jax.vmap(plain.work, in_axes=(None, 0)))(shared.params, local)
+        views = jax.tree.map(lambda x: jnp.stack([x] * 3), shared.params)
+        stale = aj.Stale(views, jnp.ones(3, jnp.int32))
+        whole, half = (
+            jax.tree.map(jnp.subtract, jax.jit(run.apply)(shared, messages, stale)[0].params, shared.params)
+            for run in (plain, halved)
+        )
+        assert_close(half, jax.tree.map(lambda x: x / 2, whole), 1e-5)
 
 
 @everywhere

@@ -210,10 +210,13 @@ def only(group: PyTree) -> PyTree:
     return jax.tree.map(lambda x: x[0], group)
 
 
-def clipped(grads: PyTree, max_grad_norm: float | jax.Array | None) -> tuple[PyTree, jax.Array]:
-    """The gradient scaled down to this global norm, if there is one, and the norm that it had."""
-    with jax.numpy_dtype_promotion("standard"):  # the parameters may be of several dtypes
-        norm = optax.tree.norm(grads)
+def clipped(
+    grads: PyTree, max_grad_norm: float | jax.Array | None, norm: jax.Array | None = None
+) -> tuple[PyTree, jax.Array]:
+    """The gradient scaled down to this global norm, if there is one, and the norm that it had, or is said to have."""
+    if norm is None:
+        with jax.numpy_dtype_promotion("standard"):  # the parameters may be of several dtypes
+            norm = optax.tree.norm(grads)
     if max_grad_norm is None:
         return grads, norm
     limit = jnp.asarray(max_grad_norm, norm.dtype)

@@ -15,7 +15,7 @@ from asyncjax.environment import Environment, make_env
 from asyncjax.method import Method, Metrics, PyTree
 from asyncjax.methods.a3c import default_optimizer
 from asyncjax.methods.options import Count, Number, check_options
-from asyncjax.methods.trajectory import evaluate_rows, staleness_metrics, trajectory_method
+from asyncjax.methods.trajectory import evaluate_rows, staleness_metrics, through, trajectory_method
 from asyncjax.networks import Core
 from asyncjax.rollout import Trajectory
 from asyncjax.surrogates import Surrogate, SurrogateName, average, like
@@ -71,8 +71,8 @@ def impala(
       anneal_steps: environment steps of all workers, rejected ones left out, after which the step size has fallen
         linearly to 0; None never.
       correction: an optax transformation of every message's gradient, see `asyncjax.corrections`; for groups of G it
-        takes G gradients instead of one. Scaling and dropping suit it; delay compensation does not, as the gradient
-        is at the newest parameters already.
+        takes G gradients more, through one message's rows each. Scaling and dropping suit it; delay compensation does
+        not, as the gradient is at the newest parameters already.
       core: memory of the default network, "gru" or "lstm"; the learner runs it from the memory that the worker had at
         the start of the segment, so it learns to remember for about unroll_length steps. None is no memory.
       squash: bound real actions by tanh; otherwise they are clipped.
@@ -109,11 +109,14 @@ def impala(
 
     evaluate = partial(evaluate_rows, agent, discount=discount, lambda_=trace_lambda, caps=(clip_rho, clip_c))
 
-    def loss(params: PyTree, rows: Trajectory, accepted: jax.Array) -> tuple[jax.Array, Metrics]:
+    def loss(
+        params: PyTree, rows: Trajectory, accepted: jax.Array, mine: jax.Array | None
+    ) -> tuple[jax.Array, Metrics]:
         if reward_clip is not None:
             limit = like(reward_clip, rows.reward)
             rows = rows._replace(reward=jnp.clip(rows.reward, -limit, limit))
         log_ratio, entropy, value, target, advantage = evaluate(params, rows)
+        log_ratio, entropy, value = through(mine, log_ratio, entropy, value)
         counts = jnp.broadcast_to(accepted[:, None], log_ratio.shape)
         terms = {
             "policy_loss": policy_loss(log_ratio, advantage, counts),
@@ -122,7 +125,7 @@ def impala(
         }
         total = terms["policy_loss"] + like(value_cost, value) * terms["value_loss"]
         total = total - like(entropy_cost, value) * terms["entropy"]
-        return unroll_length * total, {**terms, **staleness_metrics(log_ratio, accepted)}
+        return unroll_length * total, {**terms, **staleness_metrics(log_ratio, accepted if mine is None else mine)}
 
     return trajectory_method(
         agent,

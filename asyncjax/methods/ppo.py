@@ -15,7 +15,7 @@ from asyncjax.actor_critic import forward, make_agent
 from asyncjax.environment import Environment, make_env
 from asyncjax.method import Method, Metrics, PyTree
 from asyncjax.methods.options import Count, Number, check_options
-from asyncjax.methods.trajectory import evaluate_rows, staleness_metrics, trajectory_method
+from asyncjax.methods.trajectory import evaluate_rows, staleness_metrics, through, trajectory_method
 from asyncjax.networks import Core
 from asyncjax.rollout import Trajectory
 from asyncjax.surrogates import Surrogate, SurrogateName, average, like, ratio
@@ -101,8 +101,8 @@ def ppo(
       anneal_steps: environment steps of all workers, rejected ones left out, after which the step size has fallen
         linearly to 0; None never.
       correction: an optax transformation of every message's gradient, see `asyncjax.corrections`; for groups of G it
-        takes G gradients instead of one. Scaling and dropping suit it; delay compensation does not, as the gradient
-        is at the newest parameters already.
+        takes G gradients more, through one message's rows each. Scaling and dropping suit it; delay compensation does
+        not, as the gradient is at the newest parameters already.
       core: memory of the default network, "gru" or "lstm"; the learner runs it from the memory that the worker had at
         the start of the segment. None is no memory.
       squash: bound real actions by tanh; otherwise they are clipped.
@@ -144,9 +144,10 @@ def ppo(
         batch = Batch(rows, segment.value, segment.target, segment.advantage, segment.log_ratio)
         return batch, staleness_metrics(segment.log_ratio, accepted)
 
-    def loss(params: PyTree, batch: Batch, accepted: jax.Array) -> tuple[jax.Array, Metrics]:
+    def loss(params: PyTree, batch: Batch, accepted: jax.Array, mine: jax.Array | None) -> tuple[jax.Array, Metrics]:
         pi, value, _ = forward(agent, params, batch.trajectory, axis=0)
         log_ratio = pi.log_prob(batch.trajectory.action) - batch.trajectory.extra
+        log_ratio, entropy, value = through(mine, log_ratio, pi.entropy(), value)
         counts = jnp.broadcast_to(accepted[:, None], value.shape)
         advantage = normalized(batch.advantage, counts) if normalize_advantages else batch.advantage
         moved = log_ratio - batch.log_proximal if decoupled else log_ratio
@@ -154,7 +155,7 @@ def ppo(
         terms = {
             "policy_loss": policy_loss(log_ratio, advantage, counts, **proximal),
             "value_loss": average(value_error(value, batch, value_clip), counts),
-            "entropy": average(pi.entropy(), counts),
+            "entropy": average(entropy, counts),
         }
         total = terms["policy_loss"] + like(value_cost, value) * terms["value_loss"]
         outside = jnp.abs(ratio(moved) - 1.0) > like(clip, value)

@@ -22,7 +22,7 @@ from asyncjax.surrogates import average, ratio
 from asyncjax.telemetry.quantities import ratio_statistics
 
 Prepare = Callable[[PyTree, Trajectory, jax.Array], tuple[PyTree, Metrics]]
-Loss = Callable[[PyTree, PyTree, jax.Array], tuple[jax.Array, Metrics]]
+Loss = Callable[[PyTree, PyTree, jax.Array, jax.Array | None], tuple[jax.Array, Metrics]]
 
 
 class Learner(NamedTuple):
@@ -67,8 +67,9 @@ def trajectory_method(
     Args:
       agent: acts and predicts values.
       prepare: (params, rows [G N, T, ...], accepted Bool[G N]) -> (batch with leading axis G N, metrics).
-      loss: (params, a minibatch of it, accepted) -> (loss, metrics); rows that are not accepted must not count. It or
-        `prepare` reports `staleness_metrics`.
+      loss: (params, a minibatch of it, accepted, mine) -> (loss, metrics); rows that are not accepted must not count.
+        With `mine`, Bool[G N], only through these rows the loss depends on the parameters: `through`. It or `prepare`
+        reports `staleness_metrics`; where the loss does, of the rows in `mine`.
       optimizer: any optax transformation.
       num_envs: environments per worker, N.
       unroll_length: steps per environment and message, T.
@@ -79,8 +80,9 @@ def trajectory_method(
       anneal_steps: environment steps learned from, of all workers, after which the step size has fallen to 0.
       correction: an optax transformation from `asyncjax.corrections`, of every message's part of a gradient, as the
         optimizer's extra arguments but of one message. The mean of the parts, weighted by accepted rows, goes on; for
-        groups of G it takes G gradients instead of one, each of the loss on one message's rows alone. The gradient is
-        at the newest parameters already: scaling and dropping have a meaning for it, delay compensation has none.
+        groups of G it takes G gradients more, each of the same loss through one message's rows alone, and scaled down
+        as the whole gradient is. Parts that the correction leaves alone are the gradient, bit for bit. It is at the
+        newest parameters already: scaling and dropping have a meaning for it, delay compensation has none.
 
     Returns:
       A Method with metrics `grad_norm` (before clipping), `rejected` (messages) and those of `collect`, `prepare` and
@@ -103,28 +105,29 @@ def trajectory_method(
         )
         return trajectory, rollout, metrics
 
-    def gradient(params: PyTree, batch: PyTree, counts: jax.Array) -> tuple[PyTree, Metrics]:
-        grads, metrics = jax.grad(loss, has_aux=True)(params, batch, counts)
-        grads, norm = clipped(grads, max_grad_norm)
-        return grads, {"grad_norm": norm, **metrics}
-
-    def corrected(params: PyTree, state: PyTree, batch: PyTree, rows: Rows, stale: Stale, ess: Any) -> Any:
+    def corrected(grads: PyTree, norm: jax.Array, params: PyTree, state: PyTree, minibatch: tuple, known: Known) -> Any:
         """The mean of every message's corrected gradient, and the correction's state."""
+        batch, rows = minibatch
+        staleness, stale_params, ess = known
 
-        def one(carry: tuple[PyTree, PyTree], member: tuple[jax.Array, Stale]) -> tuple[tuple[PyTree, PyTree], None]:
-            (total, state), (g, (read, staleness)) = carry, member
+        def one(carry: tuple[PyTree, PyTree, jax.Array], member: tuple[jax.Array, ...]) -> tuple[tuple, None]:
+            (total, state, same), (g, read, staleness) = carry, member
             mine = rows.accepted & (rows.message == g)
-            grads, metrics = gradient(params, batch, mine)
-            known = {"staleness": staleness, "stale_params": read, "group_size": len(stale.staleness)}
-            known["effective_sample_size"] = metrics["effective_sample_size"] if ess is None else ess
-            grads, new = fix.update(grads, state, params, **known)
             weight = jnp.sum(mine) / jnp.maximum(jnp.sum(rows.accepted), 1)
-            total = jax.tree.map(lambda x, y: x + weight.astype(y.dtype) * y, total, grads)
-            return (total, where(mine.any(), new, state)), None
+            part, metrics = jax.grad(loss, has_aux=True)(params, batch, rows.accepted, mine)
+            part, _ = clipped(part, max_grad_norm, norm)
+            own = jax.tree.map(lambda x: x / jnp.where(weight > 0, weight, 1).astype(x.dtype), part)
+            extra = {"staleness": staleness, "stale_params": read, "group_size": len(rows_of)}
+            extra["effective_sample_size"] = metrics["effective_sample_size"] if ess is None else ess
+            fixed, new = fix.update(own, state, params, **extra)
+            total = jax.tree.map(lambda x, y: x + weight.astype(y.dtype) * y, total, fixed)
+            return (total, where(mine.any(), new, state), same & (equal(fixed, own) | ~mine.any())), None
 
-        nothing = jax.tree.map(jnp.zeros_like, params)
-        members = jnp.arange(len(stale.staleness), dtype=jnp.int32)
-        return jax.lax.scan(one, (nothing, state), (members, stale))[0]
+        rows_of = jnp.arange(len(staleness), dtype=jnp.int32)
+        begin = jax.tree.map(jnp.zeros_like, params), state, jnp.bool_(True)
+        (total, state, same), _ = jax.lax.scan(one, begin, (rows_of, stale_params, staleness))
+        # Parts that are left alone add up to the gradient, but for the last bit.
+        return where(same, grads, total), state
 
     def apply(divide: Divide, shared: Learner, messages: Trajectory, stale: Stale) -> tuple[Learner, Metrics]:
         stale_params, staleness = only(stale) if alone(stale) else stale
@@ -139,14 +142,16 @@ def trajectory_method(
             minibatch, rows = batch, Rows(accepted, message)
             if num_minibatches > 1:
                 minibatch, rows = divide(take((batch, rows), order))
-            grads, metrics = gradient(params, minibatch, rows.accepted)
+            grads, metrics = jax.grad(loss, has_aux=True)(params, minibatch, rows.accepted, None)
+            grads, norm = clipped(grads, max_grad_norm)
+            metrics = {"grad_norm": norm, **metrics}
             ess = {**prepared, **metrics}["effective_sample_size"]
             known = {"staleness": staleness, "stale_params": stale_params, "effective_sample_size": ess}
             if correction is not None and alone(stale):
                 grads, corrector = fix.update(grads, corrector, params, **known)
             elif correction is not None:
-                per_message = prepared.get("effective_sample_size")
-                grads, corrector = corrected(params, corrector, minibatch, rows, stale, per_message)
+                of_group = Known(staleness, stale_params, prepared.get("effective_sample_size"))
+                grads, corrector = corrected(grads, norm, params, corrector, (minibatch, rows), of_group)
             updates, opt_state = tx.update(grads, opt_state, params, **known)
             updates = jax.tree.map(lambda x: x * step_size.astype(x.dtype), updates)
             updated = (moved(params, updates), opt_state, corrector)
@@ -177,6 +182,14 @@ def trajectory_method(
         policy=agent.policy,
         halves=Halves(work, None, partial(distribution, agent)),
     )
+
+
+class Known(NamedTuple):
+    """What corrections may know of the messages of a group: Int[G], G views, and Float[] unless each has its own."""
+
+    staleness: jax.Array
+    stale_params: PyTree
+    effective_sample_size: jax.Array | None
 
 
 class Rows(NamedTuple):
@@ -284,6 +297,19 @@ def within(staleness: jax.Array, limit: Number | None) -> jax.Array:
 def take(tree: PyTree, rows: jax.Array) -> PyTree:
     """These rows of every leaf."""
     return jax.tree.map(lambda x: x[rows], tree)
+
+
+def through(mine: jax.Array | None, *values: jax.Array) -> tuple[jax.Array, ...]:
+    """These values of rows, Float[B, T], but constants except in the rows Bool[B]; None is all rows."""
+    if mine is None:
+        return values
+    return tuple(jnp.where(mine[:, None], x, jax.lax.stop_gradient(x)) for x in values)
+
+
+def equal(x: PyTree, y: PyTree) -> jax.Array:
+    """Whether two trees are the same, Bool[]."""
+    same = jax.tree.leaves(jax.tree.map(lambda a, b: jnp.all(a == b), x, y))
+    return jnp.stack(same).all() if same else jnp.bool_(True)
 
 
 def where(condition: jax.Array, x: PyTree, y: PyTree) -> PyTree:

@@ -4,7 +4,8 @@ A schedule is read as a stream of events, reads and hand-ins. Edits drop events 
 consumes what message, read when, follows from the new order. So an edited schedule is realizable where the source was,
 and an edit by nothing gives the source back. Times are seconds, and updates where a schedule has no times. Workers
 wait as long as they did in the source: where they waited for each other, at a barrier or a bound, make a new schedule
-from service times instead of editing the times of an old one.
+from service times instead of editing the times of an old one. Where messages waited and their workers went on, as
+under `eta`, edits of times are refused, and what others leave need not be realizable in its sense.
 """
 
 from __future__ import annotations
@@ -222,7 +223,9 @@ def _stream(schedule: Schedule) -> _Stream:
         counted[group_size - 1 :: group_size] = schedule.time
     counted = np.maximum.accumulate(counted)
     # Where in a group's arrivals a version was read, its time says, and that a worker reads after it has handed in.
-    after_own = _after_own_message(worker) if is_realizable(schedule) else np.zeros(worker.size, np.int64)
+    after_own = _after_own_message(worker)
+    if not is_realizable(schedule) or _went_on(after_own, begin, end, counted):
+        after_own = np.zeros(worker.size, np.int64)
     seen = np.searchsorted(counted, begin, side="right") if timed else np.zeros(worker.size, np.int64)
 
     def place(read: np.ndarray) -> np.ndarray:
@@ -261,6 +264,11 @@ def _retime(schedule: Schedule, finish: Finish) -> Schedule:
             " durations: use a realizable one, or drop, permute and maximal_delay, which need none."
         )
     stream = _stream(schedule)
+    if _went_on(_after_own_message(stream.worker), stream.begin, stream.end, stream.counted):
+        raise ValueError(
+            "In this schedule messages waited while their workers went on, as eta makes them, and how long they would"
+            " wait now it does not say: make a new one from service times, or drop, permute and stretch this one."
+        )
     if not isinstance(stream.position, np.ndarray):
         raise ValueError(
             "This schedule has torn reads, and when each part was read is not recorded: use atomic publication, or"
@@ -308,6 +316,14 @@ def _after_own_message(worker: np.ndarray) -> np.ndarray:
     after = np.zeros(worker.size, np.int64)
     after[order[1:]] = np.where(same, order[:-1] + 1, 0)
     return after
+
+
+def _went_on(after_own: np.ndarray, begin: np.ndarray, end: np.ndarray, counted: np.ndarray) -> bool:
+    """Whether a worker was at its next job before its message was handed in, for more than clocks are wrong by."""
+    if not begin.size:
+        return False
+    handed_in = np.where(after_own > 0, counted[np.maximum(after_own - 1, 0)], -np.inf)
+    return bool(np.any(begin + 0.1 * (end - begin) < handed_in))
 
 
 def _workers(schedule: Schedule, worker: int | Sequence[int]) -> list[int]:

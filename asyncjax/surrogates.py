@@ -230,9 +230,11 @@ def m2po(
     square = jnp.where(outward, jax.lax.stop_gradient(jnp.square(log_ratio)), jnp.inf).ravel()
     ascending = jnp.sort(square)
     count = jnp.arange(1, square.size + 1, dtype=jnp.int32).astype(square.dtype)
-    # Running means of an ascending sequence ascend, so those that are small enough are the first ones.
+    # Running means of an ascending sequence ascend, so those that are small enough are the first ones. Equal squares
+    # stay or go together, so what counts is the mean with the last of them.
     allowed = jnp.cumsum(ascending) / count <= like(second_moment, square)
-    limit = jnp.max(jnp.where(allowed, ascending, -1.0))
+    last = jnp.append(ascending[1:] > ascending[:-1], True)
+    limit = jnp.max(jnp.where(allowed & last, ascending, -1.0))
     rejected = outward & (jnp.square(log_ratio) > limit)
     return average(jnp.where(rejected, 0.0, -ratio(log_ratio) * advantage), where)
 

@@ -87,6 +87,25 @@ def test_edits_by_nothing_of_a_threaded_run() -> None:
         assert_equal(edit(schedule)[:2], schedule[:2])
 
 
+@hypothesis.given(seed=st.integers(0, 99), group_size=st.sampled_from([1, 3]), eta=st.integers(0, 2))
+def test_where_workers_went_on_while_their_messages_waited_no_times_are_edited(
+    seed: int, group_size: int, eta: int
+) -> None:
+    source = schedules.from_service_times(
+        aj.service.pareto(2.0), 12, 3, jax.random.key(seed), group_size=group_size, eta=eta
+    )
+    assert_equal(NOTHING["drop"](source), source)
+    schedules.check(EDITS["drop"](source))
+    for name in ("slow", "pause", "bursts", "storms"):
+        try:
+            schedules.check(EDITS[name](source))  # where no message waited for long
+        except ValueError as error:
+            assert "reads versions that no worker" in str(error) or "messages waited while" in str(error)  # noqa: PT017
+    waiting = schedules.from_service_times(aj.service.exponential(), 3, 2, jax.random.key(1), group_size=3, eta=0)
+    with pytest.raises(ValueError, match="messages waited while their workers went on, as eta makes them"):
+        faults.slow(waiting, [1.0, 2.0])
+
+
 def test_who_is_slower_waits_in_the_queue_as_long_as_it_did() -> None:
     """Two workers, commits of 1 s: one's jobs of 4 s take 8, what it waited for a commit does not."""
     source = schedules.from_service_times(aj.service.constant([4.0, 39.5]), 12, 2, KEY, commit=1.0)

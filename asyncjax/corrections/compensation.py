@@ -93,7 +93,9 @@ class Steps(NamedTuple):
 def gap_aware(decay: Number = 0.99) -> optax.GradientTransformationExtraArgs:
     """Distance in units of the usual step C: g <- g / G with G = abs(w - w_stale) / C + 1, element by element.
 
-    With a constant gradient G is 1 + tau; where the parameters have not moved G is 1, however stale the message is.
+    Where the parameters move by equal steps G is 1 + tau: with a constant gradient and a constant delay once C is the
+    mean of such steps, after several 1 / (1 - decay) updates. Where they have not moved G is 1, however stale the
+    message is.
 
     Args:
       decay: of the running mean C, in [0, 1).

@@ -62,12 +62,17 @@ def parse_space(specifications: Iterable[str], kinds: dict[str, Any]) -> Space:
 
 
 def choices_of(grid: Space, random: Space, samples: int, seed: int = 0) -> list[Setting]:
-    """Every point of the grid with every one of so many random samples; more samples leave the first as they are."""
+    """Every point of the grid with every one of so many random samples, none twice.
+
+    More samples leave the first as they are. Of a few values there may be fewer different ones than were asked for.
+    """
     for name, values in grid.items():
         if isinstance(values, Range):
             raise ValueError(f"{name}={values.low}..{values.high} is a range: use --random for it, or list its values.")
     rng = np.random.default_rng(seed)
-    sampled = [{name: _sample(x, rng) for name, x in random.items()} for _ in range(samples if random else 1)]
+    sampled = _none_twice(
+        [{name: _sample(x, rng) for name, x in random.items()} for _ in range(samples if random else 1)]
+    )
     points = [dict(zip(grid, choice, strict=True)) for choice in itertools.product(*grid.values())]
     return [{**point, **sample} for point in points for sample in sampled]
 
@@ -94,7 +99,11 @@ def choices_by_optuna(
             failed = not np.isfinite(x)
             study.tell(trial, None if failed else float(x), optuna.trial.TrialState.FAIL if failed else None)
         settings += asked
-    return [dict(items) for items in dict.fromkeys(tuple(s.items()) for s in settings)]  # none twice
+    return _none_twice(settings)
+
+
+def _none_twice(settings: list[Setting]) -> list[Setting]:
+    return [dict(items) for items in dict.fromkeys(tuple(s.items()) for s in settings)]
 
 
 def _distribution(distributions: Any, values: list[Any] | Range) -> Any:

@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import importlib.util
 import inspect
+import itertools
 import json
 import os
 import sys
@@ -98,6 +99,7 @@ class Sweep:
 
 QUICK = {"total_steps": 4000, "seeds": 3, "eval_episodes": 10, "samples": 4, "batch": 2}
 COUNTS = ("samples", "batch", "num_workers", "group_size", "total_steps", "seeds", "eval_episodes", "points")
+OF_LENGTH = ("total_steps", "num_envs", "unroll_length")
 OF_SCHEDULE = ("delay", "service", "num_workers", "group_size", "num_envs", "unroll_length")
 ON_RAY = ("engine", "address", "batch_cpus")
 MAY_DIFFER = (
@@ -135,7 +137,10 @@ def resumed(argv: list[str]) -> list[str]:
 
 def record(path: Path, config: Args) -> None:
     """Writes the configuration, or raises ValueError if the directory holds another one."""
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--directory {path} can not be written ({error.strerror}): choose another one.") from error
     if (path / "config.json").exists():
         runs.check_config(path, config, MAY_DIFFER)
     runs.replace_file(path / "config.json", json.dumps(config))
@@ -152,10 +157,12 @@ def run(name: str, args: Args, path: Path, argv: list[str]) -> aj.Table:
         make_schedule(env, {**args, **setting, "total_steps": 1, "key": jax.random.key(0)})
     check_against(args["against"], spaces)
     record(path, {"method": name, "argv": argv, **args})
-    sweep = sweep_of(factory, env, args, [name for space in spaces.values() for name in space], path / "runs")
+    varied = {name: values for space in spaces.values() for name, values in space.items()}
+    sweep = sweep_of(factory, env, args, varied, path / "runs")
     # Connected once, as Optuna's choices are a sweep for each batch.
     ray = connected(args["address"], os.cpu_count() or 1) if args["engine"] == "ray" else contextlib.nullcontext()
     with ray:
+        begun.append(path)
         return by_optuna(sweep, spaces["optuna"], args) if spaces["optuna"] else sweep(settings)
 
 
@@ -179,14 +186,16 @@ def check_against(against: tuple[str, ...], spaces: dict[str, Space]) -> None:
     for specification in against:
         for name, chosen in parse_space([specification], dict.fromkeys(varied, Any)).items():
             values = varied[name]
+            if isinstance(values, list) and len(values) < 2:
+                raise ValueError(f"--against {specification}: {name} has no other value to compare with; vary it.")
             if isinstance(values, list) and isinstance(chosen, list) and chosen[0] not in values:
                 raise ValueError(f"--against {specification}: {name} varies over {values}; choose one of them.")
 
 
 def sweep_of(
-    factory: Callable[..., aj.Method], env: Environment, args: Args, varied: list[str], directory: Path
+    factory: Callable[..., aj.Method], env: Environment, args: Args, varied: Space, directory: Path
 ) -> Callable[[list[dict[str, Any]]], aj.Table]:
-    """`aj.sweep` as a function of the settings, which have these names."""
+    """`aj.sweep` as a function of the settings, in which these names vary."""
     of_method = [name for name in varied if name in inspect.signature(factory).parameters or name == "learning_rate"]
     of_schedule = [name for name in varied if name in OF_SCHEDULE]
     return functools.partial(
@@ -198,7 +207,7 @@ def sweep_of(
         summarize=[
             summaries.evaluation(env, args["eval_episodes"]),
             summaries.final(),
-            summaries.curve(min(args["points"], length(env, args))),
+            summaries.curve(min(args["points"], shortest(env, args, varied))),
             summaries.mean_staleness,
         ],
         num_workers=None if "num_workers" in varied else args["num_workers"],
@@ -233,6 +242,13 @@ def make_schedule(env: Environment, values: Args) -> aj.Schedule:
 def length(env: Environment, values: Args) -> int:
     """The updates of a run."""
     return num_updates(values["total_steps"], commandline.steps_per_message(env, values) * values["group_size"])
+
+
+def shortest(env: Environment, args: Args, varied: Space) -> int:
+    """The least updates that a run of the sweep has."""
+    sizes = {name: varied[name] for name in (*OF_LENGTH, "group_size") if name in varied}
+    ends = [[x.low, x.high] if isinstance(x, Range) else x for x in sizes.values()]
+    return min(length(env, {**args, **dict(zip(sizes, one, strict=True))}) for one in itertools.product(*ends))
 
 
 def named(function: Callable[..., Any], names: list[str]) -> Callable[..., Any]:
@@ -273,12 +289,14 @@ def draw_settings(table: aj.Table, label: str) -> Any:
     """A heat map where two names span a full grid; otherwise a panel for each name."""
     names, (middle, low, high) = table.varied, table.interval("evaluation")
     axes_values = [list(dict.fromkeys(s[name] for s in table.settings)) for name in names]
-    if len(names) == 2 and len(axes_values[0]) * len(axes_values[1]) == len(table.settings):
+    pairs = list(itertools.product(*axes_values))
+    place = {tuple(s[name] for name in names): i for i, s in enumerate(table.settings)}
+    if len(names) == 2 and len(table.settings) == len(pairs) and place.keys() == set(pairs):
         y, x = axes_values
-        shape = (len(y), len(x))
+        order = np.reshape([place[pair] for pair in pairs], (len(y), len(x)))
         return plotting.heat_map(
-            middle.reshape(shape), x=x, y=y, x_label=names[1].replace("_", " "), y_label=names[0].replace("_", " "),
-            label=label, spread=((high - low) / 2).reshape(shape),
+            middle[order], x=x, y=y, x_label=names[1].replace("_", " "), y_label=names[0].replace("_", " "),
+            label=label, spread=((high - low) / 2)[order],
         )  # fmt: skip
     figure, grid = new_figure(max(1, len(names)), 1, size=(3.4, 2.3 * max(1, len(names))))
     for name, axes in zip(names, np.ravel(grid), strict=False):
@@ -292,6 +310,14 @@ def draw_settings(table: aj.Table, label: str) -> Any:
     return figure
 
 
+def finished() -> str:
+    """Advice, once there are finished runs."""
+    if not any(path.is_file() for directory in begun for path in (directory / "runs").rglob("*")):
+        return ""
+    return "\nWhat was finished is kept: the same command, or --resume DIRECTORY, goes on from there."
+
+
+begun: list[Path] = []  # the directory of the sweep that runs
+
 if __name__ == "__main__":
-    kept = "\nWhat was finished is kept: the same command, or --resume DIRECTORY, goes on from there."
-    sys.exit(exit_code(main, lambda: kept))
+    sys.exit(exit_code(main, finished))

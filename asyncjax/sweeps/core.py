@@ -103,6 +103,7 @@ def sweep(
 
     Raises:
       ValueError: settings with different names, a value that no function names, a name without a value.
+      Whatever `method` raises for one of the values, before anything runs.
       Whatever a batch raises first; what others finished before is kept in the directory.
 
     Example:
@@ -130,6 +131,7 @@ def sweep(
     summarize = [summaries.final()] if summarize is None else [summarize] if callable(summarize) else list(summarize)
     arguments = (method, schedule, summarize, settings, key, seeds, num_workers, static, devices)
     recipe = Recipe(*arguments)
+    recipe.check_values()
     store = Store(directory, key)
     runs = [(i, seed) for i in range(len(recipe.settings)) for seed in seeds]
     todo = [(i, seed) for i, seed in runs if (recipe.settings[i], seed) not in store]
@@ -201,6 +203,12 @@ class Recipe:
             raise ValueError(f"The settings have {sorted(unused)}, which neither method, schedule nor summarize names.")
         if unknown := self.static - set(names):
             raise ValueError(f"static={sorted(unknown)}: the settings have no such names, but {sorted(names)}.")
+
+    def check_values(self) -> None:
+        """Makes the method with every value once, as its own checks can not see those that a program traces."""
+        first = {(name, s[name]): s for s in reversed(self.settings) for name in sorted(self.of_method)}
+        for setting in {id(s): s for s in first.values()}.values():
+            _call(self.method, setting)
 
     def batches(self, runs: Sequence[Run], batch_size: int | None, max_bytes: int | None) -> Iterator[Batch]:
         """The runs in batches that there is room for, program by program."""

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import inspect
 import itertools
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable
@@ -58,7 +59,7 @@ def options(factory: Callable[..., Method]) -> type:
     hints, helps = typing.get_type_hints(factory), argument_helps(factory)
     fields: list[tuple[str, Any, Any]] = []
     for parameter in inspect.signature(factory).parameters.values():
-        name, kind = parameter.name, simple_type(hints.get(parameter.name, Any))
+        name, kind = parameter.name, simple_type(hints.get(parameter.name, type(parameter.default)))
         if name == "optimizer":
             fields += _optimizer_options()
         elif kind is not None and parameter.default is not inspect.Parameter.empty:
@@ -77,12 +78,14 @@ def build(factory: Callable[..., Method], env: Any, values: dict[str, Any]) -> M
 
 
 def steps_per_message(env: Environment, values: dict[str, Any]) -> int:
-    """Environment steps behind one message of a method with these option values."""
-    length = env.max_steps if values["unroll_length"] is None else values["unroll_length"]
-    for name, count in (("num_envs", values["num_envs"]), ("unroll_length", length)):
+    """Environment steps behind one message of a method with these option values; 1 where it has none to say so."""
+    sizes = {name: values.get(name, 1) for name in ("num_envs", "unroll_length")}
+    if sizes["unroll_length"] is None:
+        sizes["unroll_length"] = env.max_steps
+    for name, count in sizes.items():
         if count is None or count < 1:
             raise ValueError(f"{name}={count}: use at least 1.")
-    return values["num_envs"] * length
+    return math.prod(sizes.values())
 
 
 def command(name: str, factory: Callable[..., Method], defaults: dict[str, Any], **parts: type) -> type:
@@ -161,8 +164,8 @@ def values_of(params: tuple[str, ...] | list[str]) -> dict[str, Any]:
 
 def make_optimizer(name: str | None, learning_rate: Any) -> optax.GradientTransformation | None:
     """The optimizer of the options; None, the method's default, where neither is given."""
-    if learning_rate is not None and not is_traced(learning_rate) and not learning_rate > 0:
-        raise ValueError(f"learning_rate={learning_rate}: a step size is positive, such as 1e-3.")
+    if learning_rate is not None and not is_traced(learning_rate) and not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate={learning_rate}: a step size is positive and finite, such as 1e-3.")
     if name is None and learning_rate is None:
         return None
     return OPTIMIZERS[name or "adam"](1e-3 if learning_rate is None else learning_rate)

@@ -60,7 +60,7 @@ def draw_staleness(axes: Axes, schedule: Schedule) -> None:
     axes.bar(np.arange(len(share)) * width + (width - 1) / 2, share, 0.9 * width, color=COLOURS[0])
     mean, largest = float(staleness.mean()), int(staleness.max())
     axes.axvline(mean, ymax=0.82, color=COLOURS[1], linestyle="--", label=f"mean {mean:.2f}, max {largest}")
-    axes.set_xlabel("staleness (updates)" + (f"; last bar: {most} or more" if largest > most else ""))
+    axes.set_xlabel("staleness (updates)" + (f"; last bar: {most // width * width} or more" if largest > most else ""))
     axes.set_ylabel("share of messages")
     _whole_numbers(axes.xaxis)
     axes.set_xlim(-0.05 * most - 0.5, 1.05 * most + 0.5)
@@ -85,7 +85,7 @@ def draw_staleness_per_worker(axes: Axes, schedule: Schedule) -> None:
 def draw_timeline(axes: Axes, schedule: Schedule, start: float | None = None, stop: float | None = None) -> None:
     """The jobs of the workers between start and stop, and the commits as ticks above them."""
     begin, end, commit = times(schedule)
-    start, stop = _window(commit, schedule, start, stop)
+    start, stop = _window(commit, begin, schedule, start, stop)
     scale, unit = (1e3, "ms") if stop - start < 1 else (1.0, "s")
     worker, staleness = np.asarray(schedule.worker), np.asarray(schedule.staleness())
     seen = (end >= start) & (begin <= stop)
@@ -137,11 +137,14 @@ def powers_of_two(axes: Axes) -> None:
         axis.set_major_formatter("{x:g}")
 
 
-def _window(commit: np.ndarray, schedule: Schedule, start: float | None, stop: float | None) -> tuple[float, float]:
-    """By default about eight jobs per worker, in the middle of the run."""
+def _window(
+    commit: np.ndarray, begin: np.ndarray, schedule: Schedule, start: float | None, stop: float | None
+) -> tuple[float, float]:
+    """By default about eight jobs per worker, in the middle of the run; of a short run all, from the first job on."""
     half = max(1, 4 * schedule.num_workers // schedule.group_size)
     middle = len(commit) // 2
-    start = float(commit[max(0, middle - half)]) if start is None else start
+    if start is None:
+        start = float(commit[middle - half] if middle > half else begin.min())
     stop = float(commit[min(len(commit) - 1, middle + half)]) if stop is None else stop
     return start, max(stop, start + 1e-9)
 

@@ -260,9 +260,16 @@ def draw_curves(axes: Axes, curves: Curve | Mapping[str, Curve], metric: str, x:
             middle, low, high = interquartile_mean(ys)
             axes.fill_between(xs, low, high, color=colour, alpha=0.25, linewidth=0)
             label = label or f"interquartile mean of {len(ys)} seeds, 95 % band"
-        axes.plot(xs, middle, color=colour, label=label or None)
+        axes.plot(xs, middle, color=colour, label=label or None, marker="o" if len(xs) == 1 else None, markersize=4)
     axes.set_xlabel(LABELS.get(x, x.replace("_", " ")))
     axes.set_ylabel(LABELS.get(metric, metric.replace("_", " ")))
+    if not any(np.isfinite(line.get_ydata()).any() for line in axes.lines):
+        why = "no episode ended" if metric == "return" else "no values"
+        axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", fontsize=8, color="gray")
+        axes.set_xticks([])
+        axes.set_yticks([])
+    elif all(np.size(line.get_xdata()) == 1 for line in axes.lines):
+        axes.set_xlim(0, 1.2 * axes.get_xlim()[1])  # around a single point ticks would have many digits
     thousands(axes)
     if axes.get_legend_handles_labels()[1]:
         axes.legend(frameon=False, fontsize=7)

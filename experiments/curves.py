@@ -102,7 +102,9 @@ def plot(learned: Table) -> Any:
             if not axes.lines:
                 axes.set_visible(False)
         row[0].set_ylabel("return, exploring")
+        low, high = zip(*(axes.get_ylim() for axes in row if axes.lines), strict=True)
         row[1].sharey(row[0])
+        row[0].set_ylim(min(low), max(high))
     picture.legend([lines[m] for m in methods], methods, loc="outside upper center", ncols=4, frameon=False, fontsize=7)
     return picture
 

@@ -150,4 +150,4 @@ def threaded(args: Args, method: aj.Method, num_updates: int, curve: Any, evalua
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main, lambda: ""))
+    sys.exit(exit_code(main, lambda error: ""))

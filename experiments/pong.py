@@ -138,4 +138,4 @@ def report(run_dir: Path) -> None:
 
 if __name__ == "__main__":
     arguments = tyro.cli(Args, description=__doc__)
-    sys.exit(exit_code(lambda: main(arguments), lambda: f" Recorded: {arguments.run_dir}"))
+    sys.exit(exit_code(lambda: main(arguments), lambda error: f" Recorded: {arguments.run_dir}"))

@@ -310,7 +310,7 @@ def draw_settings(table: aj.Table, label: str) -> Any:
     return figure
 
 
-def finished() -> str:
+def finished(_: BaseException) -> str:
     """Advice, once there are finished runs."""
     if not any(path.is_file() for directory in begun for path in (directory / "runs").rglob("*")):
         return ""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import math
 import os
 import sys
 import traceback
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     def command() -> None:
         train(*arguments.parse(sys.argv[1:] if argv is None else argv, __doc__), run_dir)
 
-    return exit_code(command, lambda: continue_with(run_dir))
+    return exit_code(command, lambda error: continue_with(run_dir, error))
 
 
 def train(config: Config, path: Path, resumed: bool, run_dir: list[Path]) -> None:
@@ -80,6 +81,9 @@ def train(config: Config, path: Path, resumed: bool, run_dir: list[Path]) -> Non
     print(f"{config['method']} on {env.name}: {workers}, in {path}{begun}", flush=True)
     if tuned := commandline.describe_tuned(config["method"], config):
         print(f"Tuned for {env.name}:{tuned}", flush=True)
+    if (annealed := config.get("anneal_steps")) and annealed < (total := config["total_steps"]):
+        still = f"the step size is 0 from there to the end, at {total:,} steps"
+        print(f"anneal_steps={annealed:,.0f}: {still}; --anneal-steps {total} would spread its fall.", flush=True)
     with interruptible, recorder, progress, log or contextlib.nullcontext():
         result = run(config, plan, method, keys[0], state=state, callback=recorder, chunk_size=config["log_every"])
     summarize(config, path, evaluation_returns(config, env, method, result, keys[2]))
@@ -120,10 +124,10 @@ def summarize(config: Config, path: Path, returns: np.ndarray) -> None:
         "evaluation return": f"{returns.mean():.1f} +- {returns.std():.1f} ({len(returns)} episodes)"
         if len(returns)
         else "-",
-        "training return": f"{last_return(metrics):.1f} (last tenth of the run)",
+        "training return": "-" if math.isnan(last := last_return(metrics)) else f"{last:.1f} (last tenth of the run)",
         "environment steps": f"{steps:,} in {schedule.num_updates:,} updates",
         "time": f"{seconds:.1f} s, {compiling:.1f} s of it compiling",
-        "speed": f"{np.median(metrics['steps_per_second']):,.0f} environment steps per second (median)",
+        "speed": f"{speed(metrics):,.0f} environment steps per second (median)",
         "staleness": f"mean {staleness.mean():.2f}, max {staleness.max()}",
     }
     details = {
@@ -143,9 +147,20 @@ def summarize(config: Config, path: Path, returns: np.ndarray) -> None:
 
 
 def last_return(metrics: dict[str, np.ndarray]) -> float:
-    """The mean return of the episodes that ended in the last tenth of the steps; NaN where none did."""
-    weights = metrics["episodes"] * (metrics["env_steps"] >= 0.9 * metrics["env_steps"][-1])
+    """The mean return of the episodes that ended in the last tenth of the steps; NaN where none is known."""
+    if "return" not in metrics:
+        return math.nan
+    episodes = metrics.get("episodes", np.ones_like(metrics["return"]))  # a method may report no more than a return
+    weights = episodes * (metrics["env_steps"] >= 0.9 * metrics["env_steps"][-1])
     return float(np.nansum(metrics["return"] * weights) / max(weights.sum(), 1)) if weights.any() else float("nan")
+
+
+def speed(metrics: dict[str, np.ndarray]) -> float:
+    """The median of environment steps per second; the first line of a run, in whose time is compiling, left out."""
+    if len(metrics["seconds"]) > 1:
+        return float(np.median(metrics["steps_per_second"][1:]))
+    running = metrics["seconds"][0] - metrics["compile_seconds"][0]
+    return float(metrics["env_steps"][0] / max(running, 1e-9))
 
 
 def prepare_jax(compilation_cache: bool) -> None:
@@ -159,15 +174,15 @@ def prepare_jax(compilation_cache: bool) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def exit_code(command: Callable[[], Any], advice: Callable[[], str]) -> int:
+def exit_code(command: Callable[[], Any], advice: Callable[[BaseException], str]) -> int:
     """Runs a script's command; what stops it is told, with the advice, and becomes the exit code."""
     try:
         command()
-    except KeyboardInterrupt:
-        print("\nInterrupted." + advice(), file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print("\nInterrupted." + advice(interrupt), file=sys.stderr)
         return 130
     except Exception as error:
-        return explain(error, advice())
+        return explain(error, advice(error))
     return 0
 
 
@@ -184,10 +199,12 @@ def explain(error: Exception, advice: str) -> int:
     return 2 if mistake else 1
 
 
-def continue_with(run_dir: list[Path]) -> str:
+def continue_with(run_dir: list[Path], error: BaseException) -> str:
     """Where the run is and how it goes on, once there is something of it."""
     if not run_dir or not runs.read_rows(run_dir[0]):
         return ""
+    if isinstance(error, FloatingPointError):  # it would come again
+        return f"\nRecorded so far: {run_dir[0]}."
     return f"\nRecorded so far: {run_dir[0]}. Continue with: python experiments/train.py --resume {run_dir[0]}"
 
 

@@ -220,7 +220,7 @@ def plot(args: Args, arrays: Arrays) -> Any:
     draw_times(grid[1, 0], args, arrays)
     draw_speed_up(grid[1, 1], args, arrays)
     for axes in (grid[0, 0], grid[0, 1], grid[1, 1]):
-        axes.legend(frameon=False, fontsize=6)
+        axes.legend(frameon=False, fontsize=6, handlelength=3)
     grid[1, 0].legend(frameon=False, fontsize=6, ncols=2, loc="upper right")
     return figure
 
@@ -269,8 +269,8 @@ def draw_times(axes: Any, args: Args, arrays: Arrays) -> None:
 def draw_speed_up(axes: Any, args: Args, arrays: Arrays) -> None:
     """The speed-up of a team over one worker."""
     for kind, colour, pair in zip(("equal", "stragglers"), COLOURS, arrays["speed-up"], strict=False):
-        for way, style, values in zip(WAYS, ("--", "-"), pair, strict=True):
-            axes.loglog(args.team_sizes, values, style, color=colour, marker="o", markersize=3, label=f"{kind}, {way}")
+        for way, style, values in zip(WAYS, ("s--", "o-"), pair, strict=True):
+            axes.loglog(args.team_sizes, values, style, color=colour, markersize=3, label=f"{kind}, {way}")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     for axis in (axes.xaxis, axes.yaxis):

@@ -211,5 +211,12 @@ def test_what_was_learned_is_compared_engine_by_engine(tmp_path, capsys):
     assert "| A-v1 | a3c | 5 [5, 5], 3.0 | 4 [3, 9], 3.0 | 1 [-4, 2] |" in printed
     assert "| B | ppo | 2.5 [1, 4], 3.0 | - | - |" in printed
     assert (tmp_path / "learning.png").stat().st_size > 10_000
+    for name in ("a3c-A-v1-emulate", "a3c-A-v1-threads"):
+        (tmp_path / f"{name}.json").write_text(
+            json.dumps({**curve, "evaluation": [1.0], "returns": [[1.0, 9.0]] if "threads" in name else [[4.0, 2.0]]})
+        )
+    left, right = curves.plot(curves.load(tmp_path, ("A-v1",))).axes[:2]
+    assert left.get_ylim() == right.get_ylim()
+    assert left.get_ylim()[0] < 1 < 9 < left.get_ylim()[1]
     with pytest.raises(FileNotFoundError, match="no results of C-v0"):
         curves.main(curves.Args(tmp_path, envs=("C-v0",)))

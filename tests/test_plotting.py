@@ -13,7 +13,7 @@ import pytest
 from matplotlib.quiver import Quiver
 
 from asyncjax import mdp as mdps
-from asyncjax import plotting, runs, schedules, service
+from asyncjax import panels, plotting, runs, schedules, service
 from asyncjax.method import Chunk, State
 from asyncjax.recorder import Recorder
 from asyncjax.solvers import solve
@@ -174,6 +174,35 @@ def test_running_mean_skips_what_is_missing():
 def test_importing_draws_in_no_plotting_library():
     code = "import sys, asyncjax.plotting; sys.exit('matplotlib' in sys.modules or 'orbax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_last_bar_of_a_histogram_is_labelled_with_where_it_begins():
+    staleness = np.concatenate([np.repeat(np.arange(130), 100), np.arange(200, 330)])
+    read = (np.arange(len(staleness)) - staleness)[:, None].astype(np.int32)
+    _, axes = panels.new_figure()
+    panels.draw_staleness(axes, schedules.Schedule(np.zeros_like(read), read))
+    last = axes.patches[-1]
+    middle = last.get_x() + last.get_width() / 2
+    begins = round(middle - (last.get_width() / 0.9 - 1) / 2)
+    assert last.get_width() > 1.5  # bars of several
+    assert axes.get_xlabel() == f"staleness (updates); last bar: {begins} or more"
+    assert last.get_height() == pytest.approx(np.mean(staleness >= begins))
+
+
+def test_jobs_of_a_run_as_short_as_one_job_are_drawn():
+    together = schedules.from_service_times(service.constant(0.01), 3, 3, jax.random.key(0))
+    figure, axes = panels.new_figure()
+    panels.draw_timeline(axes, together)
+    assert axes.get_xlim() == pytest.approx((0, 10))  # milliseconds
+    assert len(axes.collections) == 3
+    check(figure)
+
+
+def test_one_point_is_seen_and_none_is_said():
+    figure = plotting.learning_curve((np.array([5.0]), np.array([2.0])))
+    assert figure.axes[0].lines[-1].get_marker() == "o"
+    empty = plotting.learning_curve((np.array([5.0, 6.0]), np.full(2, np.nan)))
+    assert [text.get_text() for text in empty.axes[0].texts] == ["no episode ended"]
 
 
 def test_runs_without_a_finished_episode_can_be_drawn(tmp_path):

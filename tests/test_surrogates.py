@@ -117,7 +117,7 @@ def test_m2po_is_the_greedy_loop(log_ratio, advantage, limit):
 
 def test_m2po_does_not_let_equal_ratios_in_again():
     """With one of the two the mean square is .030, with both .040."""
-    log_ratio = np.float32([1e-6, 0.245, 0.245])
+    log_ratio = np.array([1e-6, 0.245, 0.245], np.float32)
     _, gradient = value_and_gradient("m2po", log_ratio, np.ones(3, np.float32), second_moment=0.035)
     assert (np.asarray(gradient) != 0).tolist() == [True, False, False]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import hypothesis
+import jax
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -104,12 +105,19 @@ def test_samples_lie_in_range_and_more_leave_the_first(low: float, factor: float
     text = f"learning_rate={low}..{low * factor}" + (":log" if log else "")
     space = spaces.parse_space([text, "delay=0..3", "double=true,false"], KINDS)
     settings = spaces.choices_of({"num_envs": [1, 2]}, space, samples)
-    assert len(settings) == 2 * samples
+    assert len(settings) == 2 * samples  # of a range no number comes twice
     for setting in settings:
         assert low * (1 - 1e-9) <= setting["learning_rate"] <= low * factor * (1 + 1e-9)
         assert setting["delay"] in range(4)
     assert settings[:samples] == spaces.choices_of({"num_envs": [1]}, space, samples)
     assert settings[0] == spaces.choices_of({"num_envs": [1]}, space, samples + 3)[0]
+
+
+def test_no_sample_is_twice() -> None:
+    space = spaces.parse_space(["learning_rate=1e-3,1e-2", "delay=0,4"], KINDS)
+    settings = spaces.choices_of({}, space, 50)
+    assert len(settings) == 4
+    assert len({tuple(setting.items()) for setting in settings}) == 4
 
 
 def test_values_have_the_types_of_their_options() -> None:
@@ -156,6 +164,8 @@ def test_bad_commands_are_told_what_to_do(tmp_path: Path) -> None:
         sweep.main(["a3c", *TINY, "--grid", "learning_rate=1e-3,1e-2", "--against", "delay=0", *where])
     with pytest.raises(ValueError, match=r"--against delay=7: delay varies over \[0, 4\]; choose one of them"):
         sweep.main(["a3c", *TINY, "--grid", "delay=0,4", "--against", "delay=7", *where])
+    with pytest.raises(ValueError, match="--against delay=0: delay has no other value to compare with"):
+        sweep.main(["a3c", *TINY, "--grid", "delay=0", "--against", "delay=0", *where])
     with pytest.raises(ValueError, match="gymnasium:CartPole-v1' lives on the host"):
         sweep.main(["a3c", *TINY, "--env", "gymnasium:CartPole-v1", *where])
     with pytest.raises(ValueError, match="seeds=0: give a positive number"):
@@ -197,11 +207,54 @@ def test_the_pictures_of_other_shapes() -> None:
     assert len(sweep.draw_settings(one, "evaluation").axes) == 1
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 1, 0, 2]])
+def test_a_heat_map_has_every_value_in_its_cell(order: list[int]) -> None:
+    names = [{"rate": rate, "delay": delay} for rate in (0.1, 0.2) for delay in (0, 4)]
+    values = {"evaluation": np.repeat(np.arange(4.0)[:, None], 3, 1)}
+    table = aj.Table([names[i] for i in order], range(3), {"evaluation": values["evaluation"][order]})
+    figure = sweep.draw_settings(table, "evaluation")
+    x, y = (
+        [label.get_text() for label in labels]
+        for labels in (figure.axes[0].get_xticklabels(), figure.axes[0].get_yticklabels())
+    )
+    cells = {(y[round(t.get_position()[1])], x[round(t.get_position()[0])]): t.get_text() for t in figure.axes[0].texts}
+    assert {pair: text.split()[0] for pair, text in cells.items()} == {
+        ("0.1", "0"): "0", ("0.1", "4"): "1", ("0.2", "0"): "2", ("0.2", "4"): "3",
+    }  # fmt: skip
+
+
+def test_a_grid_with_a_hole_and_a_double_is_no_heat_map() -> None:
+    names = [{"rate": rate, "delay": delay} for rate, delay in ((0.1, 0), (0.1, 4), (0.2, 0), (0.1, 0))]
+    table = aj.Table(names, range(3), {"evaluation": np.zeros((4, 3))})
+    assert len(sweep.draw_settings(table, "evaluation").axes) == 2  # a panel for each name
+
+
+def test_what_a_program_could_not_check_is_checked_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"gae_lambda=2.*between 0 and 1"):
+        sweep.main(["a3c", *TINY, "--grid", "gae_lambda=0.95,2", "--directory", str(tmp_path / "sweep")])
+    with pytest.raises(ValueError, match=r"entropy_cost=-1.*at least 0"):
+        aj.sweep(
+            lambda cost: aj.a3c("Catch-bsuite", entropy_cost=cost),
+            aj.schedules.round_robin(2, 1),
+            aj.grid(cost=[0.0, -1.0]),
+            key=jax.random.key(0),
+            seeds=1,
+        )
+
+
+def test_curves_fit_the_shortest_run() -> None:
+    env = aj.make_env("Catch-bsuite")
+    args = {"total_steps": 4000, "num_envs": 16, "unroll_length": 5, "group_size": 1}
+    assert sweep.shortest(env, args, {}) == 50
+    assert sweep.shortest(env, args, {"unroll_length": [5, 100], "learning_rate": [0.1]}) == 3
+    assert sweep.shortest(env, args, {"unroll_length": spaces.Range(5, 10, False), "group_size": [1, 2]}) == 13
+
+
 @pytest.mark.parametrize("words", [["--resume", "nowhere"], ["--resume=nowhere"]])
 def test_a_mistake_on_the_command_line_is_a_sentence_and_an_exit_code(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert exit_code(lambda: sweep.main(words), lambda: "") == 2
+    assert exit_code(lambda: sweep.main(words), lambda error: "") == 2
     error = capsys.readouterr().err
     assert "--resume nowhere: there is no sweep" in error
     assert "Traceback" not in error

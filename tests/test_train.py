@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -160,6 +161,7 @@ def test_ctrl_c_on_threads_leaves_a_checkpoint_to_resume(tmp_path):
         ("--num-envs -1", "num_envs=-1"),
         ("--total-steps 0", "total_steps=0: train for at least 1 step."),
         ("--learning-rate -1", "learning_rate=-1.0: a step size is positive"),
+        ("--learning-rate inf", "learning_rate=inf: a step size is positive and finite"),
         ("--group-size 3 --wait next_version", "group_size=3"),
         ("--schedule missing.npz --engine replay", "schedule=missing.npz: there is no such file"),
         ("--publication leaf --engine emulate", "use --engine threads"),
@@ -189,7 +191,30 @@ def test_a_failing_run_keeps_what_it_has_and_tells_why(tmp_path, capsys):
     assert "non-finite" in error
     assert "Traceback" not in error
     assert f"Recorded so far: {path}" in error
+    assert "--resume" not in error  # it would fail again
     assert runs.load(path).schedule is not None
+
+
+def test_a_step_size_that_ends_before_the_run_is_told(tmp_path, capsys):
+    assert train.main(command("--engine", "emulate", "--anneal-steps", "100", run_dir=tmp_path / "run")) == 0
+    assert "anneal_steps=100: the step size is 0 from there to the end" in capsys.readouterr().out
+
+
+def test_a_method_that_counts_no_steps_and_no_episodes_is_trained(tmp_path, monkeypatch, capsys):
+    def guess(env, step_size=0.5):  # without a type: an option goes by its default's
+        learner = aj.a3c(env)
+        return learner._replace(
+            work=lambda view, local: (jax.numpy.float32(step_size), local, {}),
+            apply=lambda shared, messages, stale: (shared, {"moved": messages.sum()}),
+        )
+
+    monkeypatch.setattr(commandline, "factories", lambda: {"guess": guess})
+    words = ["guess", "--num-workers", "2", "--total-steps", "40", "--engine", "emulate", "--step-size", "0.25"]
+    assert train.main([*words, "--eval-episodes", "2", "--run-dir", str(tmp_path / "run")]) == 0
+    assert re.search(r"training return +│ - ", capsys.readouterr().out)
+    run = runs.load(tmp_path / "run")
+    assert run.metrics["env_steps"].tolist() == run.metrics["update"].tolist()  # a message counts as one step
+    assert set(run.metrics["moved"]) == {0.25}
 
 
 def test_a_run_that_recorded_nothing_is_not_to_be_continued(tmp_path, monkeypatch, capsys):

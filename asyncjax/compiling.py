@@ -1,26 +1,14 @@
-"""Compiling: less of it for what runs once, and how long it took, so that it is not mistaken for running."""
+"""How long compiling took, so that it is not mistaken for running."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.monitoring
 
 PREFIX = "/jax/core/compile/"
-
-
-def jit_once(function: Callable[..., Any], **options: Any) -> Any:
-    """`jax.jit` for what runs only once or a few times, so that compiling it is what it costs.
-
-    On CPUs LLVM then optimizes less: initial parameters and environments compile in half the time, and take as long.
-    Not to be called from within another jitted function, which JAX does not allow with options of the compiler.
-    """
-    less = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-    return jax.jit(function, compiler_options=less, **options)
 
 
 class CompileClock:

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from asyncjax.checks import check_initial, check_kind, check_run_key, first_difference, leaf_types
-from asyncjax.compiling import jit_once
 from asyncjax.method import Array, Method, Metrics, PyTree, State
 from asyncjax.schedules import Schedule, check_axes
 
@@ -33,7 +32,7 @@ def initial_state(method: Method, key: jax.Array, num_workers: int) -> State:
 @lru_cache(maxsize=128)
 def compile_init(method: Method, num_workers: int) -> Callable[[jax.Array], tuple[PyTree, PyTree]]:
     """`begin`, compiled."""
-    return jit_once(partial(begin, method, num_workers))
+    return jax.jit(partial(begin, method, num_workers))
 
 
 def begin(method: Method, num_workers: int, key: jax.Array) -> tuple[PyTree, PyTree]:
@@ -42,8 +41,12 @@ def begin(method: Method, num_workers: int, key: jax.Array) -> tuple[PyTree, PyT
 
 
 def initial_like(method: Method, num_workers: int) -> tuple[PyTree, PyTree]:
-    """The shapes and dtypes of (Shared, Local), as a method begins with them."""
-    return jax.eval_shape(partial(begin, method, num_workers), jax.random.key(0))
+    """The shapes and dtypes of (Shared, Local), as a method begins with them.
+
+    Of the trace that the compiled `init` is of: what a structure keeps beside arrays, such as an optimizer's functions,
+    may be another one in another trace. Not for use inside transformations, as the trace is kept.
+    """
+    return compile_init(method, num_workers).eval_shape(jax.random.key(0))  # type: ignore[attr-defined]
 
 
 def _strong(x: Any) -> jax.Array:

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from asyncjax.compiling import jit_once
 from asyncjax.data_parallel import Placement
 from asyncjax.exact import apart
 from asyncjax.method import Method, Metrics, Stale, State
@@ -71,11 +70,11 @@ class HostProgram:
         self.work_calls_back = calls_back(packed.work, packed.view_like, packed.local.like())
         self.apply_calls_back = calls_back(packed.apply, *packed.apply_like(group_size))
         self._executables: dict[tuple[str, Place, int], Any] = {}
-        self.load = jit_once(self._load, static_argnums=2)
+        self.load = jax.jit(self._load, static_argnums=2)
         self._row = jax.jit(lambda rows, row: jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, row, 1), rows))
         self.choose = jax.jit(self._choose)
-        self._unload = jit_once(self._unpack_state)
-        self._unload_view = jit_once(packed.unpack_view)
+        self._unload = jax.jit(self._unpack_state)
+        self._unload_view = jax.jit(packed.unpack_view)
 
     def home(self, device: Device) -> Place:
         """Where the buffer and `apply` are: on this device, unless the method has a place for them."""

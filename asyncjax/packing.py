@@ -93,13 +93,16 @@ class PackedMethod:
       num_workers: W.
       parts: for every leaf of the view, the part that it belongs to: all 0 where the view is read at
         once, numbers counting up where it is read leaf by leaf.
+      initial: (Shared, Local) inside a transformation; outside, what `init` gives.
     """
 
-    def __init__(self, method: Method, num_workers: int, parts: tuple[int, ...]) -> None:
+    def __init__(
+        self, method: Method, num_workers: int, parts: tuple[int, ...], initial: tuple[PyTree, PyTree] | None = None
+    ) -> None:
         # Jitted, the functions are traced once and every later use takes the same jaxpr.
         self.work, self.apply, self.view = jax.jit(method.work), jax.jit(method.apply), jax.jit(method.view)
         self.num_workers, self.parts, self.num_parts = num_workers, parts, max(parts, default=0) + 1
-        shared, local = initial_like(method, num_workers)
+        shared, local = initial_like(method, num_workers) if initial is None else initial
         one_worker = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), local)
         self.view_like = jax.eval_shape(self.view, shared)
         worked = jax.eval_shape(self.work, self.view_like, one_worker)

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from asyncjax.adapters.host import lives_on_host, not_emulated
-from asyncjax.compiling import jit_once
 from asyncjax.cost import cost_of
 from asyncjax.engine import begin
 from asyncjax.exact import isolated
@@ -43,8 +42,8 @@ class Program:
             raise not_emulated(name)
         self._compiled: dict[Any, Any] = {}
         # Not decorated: jit's cache would keep every program for ever.
-        self._load, self._row = jit_once(self._fresh_carry, static_argnums=0), jax.jit(_row)
-        self._unload = jit_once(self._unpacked)
+        self._load, self._row = jax.jit(self._fresh_carry, static_argnums=0), jax.jit(_row)
+        self._unload = jax.jit(self._unpacked)
         fixed, by_size = cost_of(work).seconds(jax.default_backend())
         self.lane_cost = by_size / max(fixed, 1e-9)  # of one more message in a batch, over that of the batch itself
 
@@ -58,7 +57,7 @@ class Program:
         """
         initial = begin(method, num_workers, key)
         parts = read_parts(read, jax.eval_shape(method.view, initial[0]))
-        return cls(PackedMethod(method, num_workers, parts)), initial
+        return cls(PackedMethod(method, num_workers, parts, initial)), initial
 
     def whole(self, layout: Layout, initial: tuple[PyTree, PyTree], plan: Plan) -> Result:
         """The run of a whole plan from (Shared, Local), inside a transformation."""

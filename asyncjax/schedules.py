@@ -61,7 +61,7 @@ class Schedule(NamedTuple):
     @property
     def num_workers(self) -> int:
         """One more than the largest worker index."""
-        return int(np.max(np.asarray(self.worker), initial=-1)) + 1
+        return int(np.max(np.asarray(self.worker, np.int64), initial=-1)) + 1
 
     def staleness(self) -> Array:
         """Int[T, G]: the updates applied between the read and the apply; of a torn read, its oldest leaf's."""

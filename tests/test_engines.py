@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.training.train_state import TrainState
 from hypothesis import strategies as st
 
 import asyncjax as aj
@@ -147,6 +148,59 @@ def test_a_generator_that_draws_otherwise_under_vmap_runs_one_by_one() -> None:
         expected = aj.replay(noisy, schedule, jax.random.key(0))
         assert_close(aj.emulate(noisy, schedule, jax.random.key(0)), expected)
         assert_close(jax.jit(lambda key: aj.emulate(noisy, schedule, key))(jax.random.key(0)), expected)
+        pairs = aj.schedules.from_service_times(aj.service.exponential(), 12, 4, KEY, group_size=2)
+
+        def traced(worker: Any, read: Any) -> Any:
+            return aj.emulate(noisy, aj.Schedule(worker, read), jax.random.key(0), num_workers=4)
+
+        assert_close(jax.jit(traced)(pairs.worker, pairs.read), aj.replay(noisy, pairs, jax.random.key(0)))
+
+
+def normalized(x: jax.Array) -> jax.Array:
+    """A sum is added up in an order that the compiler chooses."""
+    return (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
+
+
+def test_states_continue_bit_for_bit_where_init_and_view_add_up() -> None:
+    adding = aj.Method(
+        init=lambda key, num_workers: (normalized(jax.random.normal(key, (8, 37))), jnp.zeros(num_workers)),
+        view=normalized,
+        work=lambda view, local: (0.1 * view, local, {}),
+        apply=lambda shared, messages, stale: (0.9 * shared + messages.sum(0), {}),
+    )
+    schedule, chunks = aj.schedules.round_robin(20, 3), []
+    for engine in (aj.emulate, aj.replay):
+        whole = engine(adding, schedule, KEY, chunk_size=7, callback=chunks.append)
+        assert_equal(engine(adding, schedule, KEY, state=chunks[0].state, chunk_size=7).shared, whole.shared)
+        chunks.clear()
+
+
+def test_states_may_keep_functions() -> None:
+    """As flax's do, which are other functions each time that `init` is traced."""
+
+    def init(key: jax.Array, num_workers: int) -> Any:
+        params = {"w": jax.random.normal(key, (3,))}
+        trained = TrainState.create(apply_fn=lambda params, x: x @ params["w"], params=params, tx=optax.sgd(0.1, 0.9))
+        return trained, jax.random.split(key, num_workers)
+
+    def work(view: Any, key: jax.Array) -> Any:
+        key, x_key = jax.random.split(key)
+        x = jax.random.normal(x_key, (4, 3))
+        loss, grads = jax.value_and_grad(lambda params: jnp.mean(jnp.square(view.apply_fn(params, x))))(view.params)
+        return grads, key, {"loss": loss}
+
+    def apply(shared: Any, messages: Any, stale: aj.Stale) -> Any:
+        return shared.apply_gradients(grads=jax.tree.map(lambda g: g.mean(0), messages)), {}
+
+    run, chunks = aj.Method(init, lambda shared: shared, work, apply), []
+    threaded, schedule = aj.run_threads(run, KEY, num_workers=3, num_updates=12)
+    again = aj.replay(run, schedule, KEY, num_workers=3, chunk_size=5, callback=chunks.append)
+    assert_equal(again.shared.params, threaded.shared.params)
+    rest = aj.replay(run, schedule, KEY, num_workers=3, state=chunks[0].state)
+    assert_equal(rest.shared.params, threaded.shared.params)
+    assert_close(aj.emulate(run, schedule, KEY, num_workers=3).shared.params, threaded.shared.params)
+    seeds = jax.vmap(lambda key: aj.emulate(run, schedule, key, num_workers=3).shared.params["w"])(KEY[None])
+    assert_close(seeds[0], threaded.shared.params["w"])
 
 
 @pytest.mark.parametrize("name", [*THOROUGH, "a3c"])

@@ -230,7 +230,7 @@ def test_a_replay_whose_update_fails_is_as_of_the_update_before(group_size: int)
 
 
 def test_a_replay_that_is_interrupted_at_any_line_is_as_of_one_update() -> None:
-    """Ctrl-C raises between any two lines: here at each of those in which the fourth update is made and logged."""
+    """Ctrl-C raises between any two lines: here at each of those that make and log updates, from the third on."""
     schedule = aj.schedules.round_robin(6, WORKERS)
     made = set()
     for line in range(1000):

@@ -130,14 +130,17 @@ def action_head(env: Environment, squash: bool = False) -> tuple[Callable, Calla
     bounded = np.isfinite(space.low) & np.isfinite(space.high)
     require_bounds(env, squash, bool(bounded.any()))
     low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
-    centre, half_width = np.float32((low + high) / 2), np.float32((high - low) / 2)
+    low, high = low / 2, high / 2  # half of it, as the distance of the largest numbers is no number
+    centre, half_width = np.float32(low + high), np.float32(high - low)
+    dtype = jax.dtypes.canonicalize_dtype(space.dtype)
+    ends = np.asarray(space.low, dtype), np.asarray(space.high, dtype)
 
     def to_env(action: jax.Array) -> jax.Array:
         inside = jnp.tanh(action) if squash else jnp.clip(action, -1.0, 1.0)
         low, high = (jnp.asarray(bound, action.dtype) for bound in (space.low, space.high))
         free = jnp.clip(action.reshape(space.shape), low, high)  # one of the two may be finite
         shaped = jnp.where(bounded, inside.reshape(space.shape), free)
-        return jnp.asarray(centre + half_width * shaped, space.dtype)
+        return jnp.clip(jnp.asarray(centre + half_width * shaped, dtype), *ends)  # which sums may miss by a bit
 
     size = int(np.prod(space.shape))
     return lambda key, shape: normal(key, (*shape, size)), lambda head: Gaussian(*head), to_env

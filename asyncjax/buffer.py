@@ -54,7 +54,7 @@ class Buffer:
         shared, view, local = program.load(state.shared, state.local, num_threads)
         self.shared: Packed = jax.device_put(shared, self.home)
         # For each part of the view a pointer to (version, array), swapped whole.
-        self.published = [(state.update, part) for part in jax.device_put(view, self.home)]
+        self.published = [(state.update, part) for part in self._listed(jax.device_put(view, self.home))]
         # Each worker's private state after its last message that counts: arrays of its thread's workers, and its row.
         rows = [jax.device_put(x, d) for x, d in zip(local, device_of, strict=True)]
         self.local: list[tuple[Packed, int]] = [(rows[w % num_threads], w // num_threads) for w in range(num_workers)]
@@ -213,10 +213,17 @@ class Buffer:
 
     def _publish(self, view: View, version: int) -> None:
         """Swaps the pointers of the buffer."""
-        for part, array in enumerate(view):
+        for part, array in enumerate(self._listed(view)):
             self.published[part] = (version, array)
             if len(view) > 1:
                 time.sleep(0)  # lets readers in between the leaves
+
+    def _listed(self, view: View) -> View:
+        """The view, once JAX has listed its shards, as it does at the first look: two threads must not be first."""
+        if isinstance(self.home, jax.sharding.Sharding):
+            for array in jax.tree.leaves(view):
+                _ = array.addressable_shards
+        return view
 
     def _record(self, done: list[tuple[list[Group], Applied]]) -> None:
         """Takes over what the updates gave. The version is counted up last: who sees it finds it in the buffer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,11 @@ class Checkpoints:
         meta = {"versions": [int(v) for v in state.views], "time": float(state.time), "leaves": leaf_types(tree)}
         args = ocp.args.Composite(tree=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
         self._open().save(int(state.update), args=args)
+
+    def keep_until(self, update: int) -> None:
+        """Deletes the checkpoints of later updates, which a run that goes on from this one drops."""
+        for later in [saved for saved in self.updates() if saved > update]:
+            shutil.rmtree(self.directory / str(later))
 
     def updates(self) -> list[int]:
         """The updates of which there are complete checkpoints, oldest first."""

@@ -74,7 +74,7 @@ class Placement(NamedTuple):
                     " can not be divided."
                 )
         mesh = Mesh(np.array(self.devices).reshape(by_message, by_row), ("messages", "rows"))
-        spec = PartitionSpec("messages", *[None] * self.axis, *(["rows"] if by_row > 1 else []))
+        spec = PartitionSpec("messages", *([None] * self.axis + ["rows"] if by_row > 1 else []))
         divided = jax.lax.with_sharding_constraint(messages, NamedSharding(mesh, spec))
         return Divided(divided, num_devices)
 

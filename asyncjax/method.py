@@ -10,7 +10,6 @@ One update, for a group of G messages, is the whole semantics of the library::
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -100,7 +99,7 @@ class State(NamedTuple):
     update: int
     shared: PyTree
     local: PyTree
-    views: Mapping[int, PyTree] = MappingProxyType({})
+    views: Mapping[int, PyTree] = {}  # nobody writes to it
     time: float = 0.0
 
 

@@ -269,7 +269,7 @@ def draw_curves(axes: Axes, curves: Curve | Mapping[str, Curve], metric: str, x:
         axes.set_xticks([])
         axes.set_yticks([])
     elif all(np.size(line.get_xdata()) == 1 for line in axes.lines):
-        axes.set_xlim(sorted((0, 1.2 * axes.get_xlim()[1])))  # around a single point ticks would have many digits
+        axes.set_xlim(*sorted((0.0, 1.2 * axes.get_xlim()[1])))  # around a single point ticks would have many digits
     thousands(axes)
     if axes.get_legend_handles_labels()[1]:
         axes.legend(frameon=False, fontsize=7)

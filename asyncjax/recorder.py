@@ -86,6 +86,7 @@ class Recorder:
 
     def __call__(self, chunk: Chunk) -> None:
         """Records a chunk; saves a checkpoint when one is due."""
+        self.checkpoints.keep_until(self.update)  # later ones are of what this run goes on instead of
         row = self._row(chunk)
         self.update += chunk.schedule.num_updates
         self.schedule.append(chunk.schedule)

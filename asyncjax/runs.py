@@ -85,7 +85,7 @@ def load(path: PathLike) -> Run:
     path = Path(path)
     if not (path / "config.json").is_file():
         raise ValueError(f"{path} holds no run: there is no config.json. Give the directory that a run printed.")
-    config, versions = (json.loads((path / name).read_text()) for name in ("config.json", "versions.json"))
+    config, versions = (_read_json(path / name) for name in ("config.json", "versions.json"))
     return Run(path, config, versions, columns(read_rows(path)), schedule_parts.load(path))
 
 
@@ -93,7 +93,21 @@ def read_rows(path: PathLike) -> list[Row]:
     """The complete lines of metrics.jsonl; the last one may be torn by a kill in the middle of a write."""
     file = Path(path) / "metrics.jsonl"
     lines = file.read_text().split("\n") if file.exists() else []
-    return [json.loads(line) for line in lines[:-1] if line]  # what follows the last newline is no line yet
+    # What follows the last newline is no line yet.
+    return [_parsed(line, f"{file}, line {i}") for i, line in enumerate(lines[:-1], 1) if line]
+
+
+def _read_json(file: Path) -> Any:
+    if not file.is_file():
+        raise ValueError(f"{file} is missing: the run directory is not complete; bring the file back from a copy.")
+    return _parsed(file.read_text(), str(file))
+
+
+def _parsed(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{place} is damaged ({error}): mend it, or bring it back from a copy.") from error
 
 
 def columns(rows: list[Row]) -> dict[str, np.ndarray]:
@@ -181,7 +195,7 @@ def create(path: Path) -> None:
 
 def check_config(path: Path, config: Mapping[str, Any], may_differ: Iterable[str] = ()) -> None:
     """Raises ValueError unless `config` is the one recorded in the run directory."""
-    saved = json.loads((path / "config.json").read_text())
+    saved = _read_json(path / "config.json")
     given = json.loads(json.dumps(dict(config)))  # tuples are lists there
     for name in {**saved, **given}:
         if name not in may_differ and saved.get(name) != given.get(name):

@@ -18,10 +18,19 @@ from asyncjax.schedules import Schedule
 
 
 def load(path: Path) -> Schedule | None:
-    """The schedule in a run directory, however the run stopped; None where there is none yet."""
+    """The schedule in a run directory, however the run stopped; None where there is none yet.
+
+    Raises:
+      ValueError: a part is missing between others, which no kill of a run leaves.
+    """
     parts, length = list[Schedule](), 0
     for first, file in _files(path):
         part = schedules.load(file)
+        if first > length:
+            raise ValueError(
+                f"{file} begins at update {first}, but what is before it ends at {length}: bring the missing part back"
+                " from a copy, or move this one away to go on from there."
+            )
         if first <= length < first + part.num_updates:
             parts.append(schedules.cut(part, length - first, part.num_updates))
             length = first + part.num_updates
@@ -71,4 +80,4 @@ class ScheduleParts:
 def _files(path: Path) -> list[tuple[int, Path]]:
     """(first update, file): the one file, then the parts in their order."""
     whole = [(0, file) for file in [path / "schedule.npz"] if file.exists()]
-    return whole + sorted((int(file.stem), file) for file in (path / "schedule").glob("*.npz"))
+    return whole + sorted((int(file.stem), file) for file in (path / "schedule").glob("*.npz") if file.stem.isdigit())

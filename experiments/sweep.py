@@ -155,6 +155,7 @@ def run(name: str, args: Args, path: Path, argv: list[str]) -> aj.Table:
     settings = choices_of(spaces["grid"], spaces["random"], args["samples"])
     for setting in settings:  # raises where options do not go together
         make_schedule(env, {**args, **setting, "total_steps": 1, "key": jax.random.key(0)})
+        commandline.build(factory, env, {**args, **setting})  # in a program its checks do not see the values
     check_against(args["against"], spaces)
     record(path, {"method": name, "argv": argv, **args})
     varied = {name: values for space in spaces.values() for name, values in space.items()}

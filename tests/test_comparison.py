@@ -285,6 +285,42 @@ def test_a_stopped_sweep_continues(table: aj.Table, tmp_path: Path, monkeypatch:
                                   continued["loss"][1:3, 0])  # fmt: skip
 
 
+def test_a_damaged_batch_is_named_and_without_it_only_its_runs_are_computed(tmp_path: Path) -> None:
+    small(batch_size=4, directory=tmp_path)
+    files = sorted(tmp_path.glob("batch-*.npz"))
+    before = {file: file.read_bytes() for file in files}
+    for damage in (b"", b"no archive", before[files[1]][:100]):
+        files[1].write_bytes(damage)
+        with pytest.raises(ValueError, match=rf"{files[1].name} is damaged: delete it, and its runs are computed"):
+            small(batch_size=4, directory=tmp_path)
+    files[1].unlink()
+    small(batch_size=4, directory=tmp_path)
+    assert {file: file.read_bytes() for file in files if file != files[1]} == {
+        file: data for file, data in before.items() if file != files[1]
+    }
+    assert len(list(tmp_path.glob("batch-*.npz"))) == len(files)
+    (tmp_path / "key.json").write_text("")
+    with pytest.raises(ValueError, match=r"key\.json is damaged"):
+        small(batch_size=4, directory=tmp_path)
+    (tmp_path / "key.json").unlink()
+    with pytest.raises(ValueError, match=r"key\.json is missing"):
+        small(batch_size=4, directory=tmp_path)
+
+
+@pytest.mark.parametrize("seeds", [[-1], [2**32], [0, 0], []])
+def test_seeds_are_told_apart_and_in_range(seeds: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"seeds=\[.*\]: give at least one seed of 0 to 2\^32 - 1, and none twice"):
+        small(seeds=seeds)
+
+
+def test_seeds_are_whole_numbers_and_static_is_a_list_of_names() -> None:
+    assert small(SETTINGS[:1], seeds=np.int64(2))["loss"].shape[1] == 2
+    with pytest.raises(TypeError, match=r"seeds\[0\]=1\.7: give a whole number"):
+        small(SETTINGS[:1], seeds=[1.7, 0])
+    with pytest.raises(TypeError, match=r"static='rate': give a list of names"):
+        small(SETTINGS[:1], static="rate")
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Differences
 

@@ -99,6 +99,25 @@ def test_the_learner_has_a_device_of_its_own_and_the_actors_have_others() -> Non
     run(SCRIPT + APART, xla_flags=DEVICES)
 
 
+READ_AT_ONCE = """
+import sys
+import jax.numpy as jnp
+import optax
+sys.setswitchinterval(1e-6)
+plain = aj.sgd(lambda w: 0.5 * (w**2).sum(), jnp.ones(4), optimizer=optax.sgd(0.01))
+shared = aj.data_parallel(plain, actors)
+options = {"num_workers": 8, "num_threads": 8, "num_updates": 40, "group_size": 4, "devices": actors}
+for _ in range(20):
+    result, schedule = aj.run_threads(shared, KEY, **options)
+assert_equal(aj.replay(shared, schedule, KEY, num_workers=8)[:2], result[:2])
+"""
+
+
+def test_threads_may_read_a_view_on_several_devices_at_once() -> None:
+    """A new view has not been looked at by anyone; interrupted after every few instructions two threads do at once."""
+    run(SCRIPT + READ_AT_ONCE, xla_flags=DEVICES)
+
+
 def test_on_one_device_the_placed_method_is_the_method_bit_for_bit() -> None:
     schedule = aj.schedules.round_robin(10, 3)
     placed = aj.data_parallel(method("impala"), jax.devices()[:1])

@@ -89,6 +89,14 @@ def test_frozen_lake_slips_like_gymnasium():
             np.testing.assert_allclose(mdp.reward[action, state], reward)
 
 
+@pytest.mark.parametrize("num_positions", [9, 19, 37, 55, 73, 91])
+def test_the_goal_of_mountain_car_begins_at_one_half(num_positions: int) -> None:
+    mdp = aj.mdp.tabulate(aj.mdp.mountain_car(num_positions, 3))
+    ends = np.asarray(mdp.probability).sum((0, 1)).reshape(num_positions, 3) == 0
+    goal = [18 * row >= 17 * (num_positions - 1) for row in range(num_positions)]  # 1.8 row / (n - 1) >= 1.7
+    np.testing.assert_array_equal(ends, np.repeat(np.array(goal)[:, None], 3, 1))
+
+
 def test_mountain_car_moves_like_gymnasium_on_average():
     env = pytest.importorskip("gymnasium").make("MountainCar-v0").unwrapped
     mdp, (height, width) = aj.mdp.tabulate(aj.mdp.mountain_car(19, 15)), (19, 15)

@@ -119,6 +119,16 @@ def test_real_actions_probe(squash):
     assert rewards(method, env, result.shared, 1).mean() > 0.9
 
 
+@pytest.mark.parametrize("squash", [False, True])
+@pytest.mark.parametrize("bounds", [(-1.0, -0.8), (0.1, 0.7), (-3.4e38, 3.4e38), (1 / 3, 1e5)])
+def test_no_rounding_leads_out_of_the_bounds(bounds, squash):
+    low, high = (np.array([bound], np.float32) for bound in bounds)
+    env = probes.nearest_number()._replace(action_space=Box(low, high, (1,), np.dtype(np.float32)))
+    _, _, to_env = action_head(env, squash)
+    actions = np.array([to_env(jnp.array([x])) for x in (-20.0, -1.0, 0.0, 0.5, 1.0, 20.0)])
+    assert np.all((low <= actions) & (actions <= high)), actions
+
+
 def test_actions_keep_to_the_bounds():
     low, high = np.array([-2.0, 0.0], np.float32), np.array([2.0, 10.0], np.float32)
     env = probes.nearest_number()._replace(action_space=Box(low, high, (2,), np.dtype(np.float32)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import pickle
 import signal
 import subprocess
 import sys
@@ -16,12 +17,13 @@ import numpy as np
 import optax
 import pytest
 
-from asyncjax import runs, schedules, service, timeline
+from asyncjax import runs, schedule_parts, schedules, service, timeline
 from asyncjax.checkpoints import Checkpoints
 from asyncjax.emulate import emulate
 from asyncjax.method import Chunk, State
 from asyncjax.methods.sgd import sgd
 from asyncjax.recorder import Recorder, summarize
+from asyncjax.schedule_parts import ScheduleParts
 from tests.laws import assert_equal, leaves_of_all_kinds
 
 KEY = jax.random.key(0)
@@ -142,6 +144,55 @@ def test_what_was_recorded_after_the_checkpoint_is_dropped_on_resume(tmp_path):
     assert run.metrics["update"].tolist() == [10, 20]
     assert run.schedule is not None
     assert run.schedule.num_updates == 20
+
+
+def test_checkpoints_after_the_one_that_a_run_goes_on_from_are_dropped_with_the_rest(tmp_path):
+    chunks = []
+    emulate(make_method(), make_schedule(30), KEY, chunk_size=10, callback=chunks.append)
+    with Recorder(tmp_path / "run", CONFIG, checkpoint_every=0.0) as recorder:
+        for chunk in chunks:
+            recorder(chunk)
+    with Recorder(tmp_path / "run", CONFIG, checkpoint_every=0.0, resume=True, state=chunks[0].state) as recorder:
+        recorder(chunks[1])
+    run = runs.load(tmp_path / "run")
+    assert run.metrics["update"].tolist() == [10, 20]
+    assert Checkpoints(run.path / "checkpoints").updates()[-1] == 20
+    state = run.restore(make_method())
+    assert state is not None
+    assert_equal(state[:3], chunks[1].state[:3])
+
+
+def test_damaged_files_of_a_run_are_named(tmp_path):
+    record(tmp_path / "run")
+    for name, line in (("config.json", ""), ("versions.json", ""), ("metrics.jsonl", ", line 2")):
+        file = tmp_path / "run" / name
+        text = file.read_text()
+        file.write_text("" if not line else text.replace("\n", "\n{", 1))
+        with pytest.raises(ValueError, match=f"{name}{line} is damaged"):
+            runs.load(tmp_path / "run")
+        file.write_text(text)
+    (tmp_path / "run" / "versions.json").unlink()
+    with pytest.raises(ValueError, match=r"versions\.json is missing"):
+        runs.load(tmp_path / "run")
+
+
+def test_a_missing_part_of_a_schedule_is_told(tmp_path):
+    parts = ScheduleParts(tmp_path)
+    for start in (0, 10, 20):
+        parts.append(schedules.cut(make_schedule(30), start, start + 10))
+        parts.write()
+    (tmp_path / "schedule" / "notes.npz").touch()
+    whole = schedule_parts.load(tmp_path)
+    assert whole is not None
+    assert whole.num_updates == 30
+    (tmp_path / "schedule" / "10.npz").unlink()
+    with pytest.raises(ValueError, match=r"20\.npz begins at update 20, but what is before it ends at 10"):
+        schedule_parts.load(tmp_path)
+
+
+def test_states_can_be_pickled():
+    state = State(3, np.ones(2), np.zeros((4, 1)))
+    assert_equal(pickle.loads(pickle.dumps(state))[:3], state[:3])
 
 
 def test_torn_reads_come_back_and_continue(tmp_path):

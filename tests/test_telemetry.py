@@ -82,6 +82,20 @@ def test_implicit_momentum_of_heavy_ball_is_its_momentum(mu: float, step: float)
     np.testing.assert_allclose(telemetry.implicit_momentum(np.array(w), np.array(w)), (mu, step), atol=1e-6)
 
 
+def test_of_a_look_ahead_the_step_is_that_of_the_parameters() -> None:
+    """A gradient of 3, and steps of .1: the view also moves by what is predicted."""
+    names, schedule = ["step_norm", "message_norm", "effective_learning_rate"], aj.schedules.sequential(3)
+    ahead = aj.corrections.predict_weights(aj.sgd(lambda w: 3.0 * w, 1.0, optimizer=optax.sgd(0.1)), 3.0)
+    metrics = aj.emulate(telemetry.watch(ahead, ["step_norm", "effective_learning_rate"]), schedule, KEY).metrics
+    np.testing.assert_allclose(metrics["step_norm"], 0.3, rtol=1e-5)
+    np.testing.assert_allclose(metrics["effective_learning_rate"], 0.1, rtol=1e-5)
+    private = aj.sgd(lambda w: 3.0 * w, 1.0, optimizer=optax.sgd(0.1, 0.9), private_optimizer=True)
+    metrics = aj.emulate(telemetry.watch(aj.corrections.dana_zero(private, 0.9), names), schedule, KEY).metrics
+    np.testing.assert_allclose(metrics["step_norm"], [0.3, 0.57, 0.813], rtol=1e-5)
+    np.testing.assert_allclose(metrics["message_norm"].ravel(), [0.3, 0.57, 0.813], rtol=1e-5)
+    np.testing.assert_allclose(metrics["effective_learning_rate"], 1.0, rtol=1e-5)
+
+
 def test_the_gap_of_a_constant_gradient_is_tau_steps() -> None:
     run = telemetry.watch(aj.sgd(lambda w: 3.0 * w, 1.0, optimizer=optax.sgd(0.125)), PLAIN)
     schedule = aj.schedules.from_service_times(aj.service.exponential(), 20, 4, KEY)

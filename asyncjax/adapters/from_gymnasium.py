@@ -64,10 +64,8 @@ def from_vector(name: str, make: Callable[[int], Any], one: Any, max_steps: int 
       one: one such environment, which says the spaces, and is closed.
       max_steps: the time limit, where episodes are truncated by it and by nothing else.
     """
-    start = int(getattr(one.action_space, "start", 0))
-    to_action = functools.partial(np.add, start) if start else lambda action: action
-    observation_space = to_space(one.observation_space, observation_types(one.observation_space))
-    action_space = to_space(one.action_space, None)
+    spaces = one.observation_space, one.action_space
+    observation_space, action_space = to_space(spaces[0], observation_types(spaces[0])), to_space(spaces[1], None)
     one.close()
 
     def begin(seeds: Sequence[int]) -> VectorEnv:
@@ -79,11 +77,12 @@ def from_vector(name: str, make: Callable[[int], Any], one: Any, max_steps: int 
             )
 
         def step(action: np.ndarray) -> Step:
-            observation, reward, terminated, truncated, info = vector.step(to_action(action))
+            observation, reward, terminated, truncated, info = vector.step(shifted(action, spaces[1], 1))
             final = last_observation(observation, info, np.flatnonzero(terminated | truncated))
+            observation, final = (shifted(x, spaces[0], -1) for x in (observation, final))
             return Step(observation, final, reward, terminated, truncated)
 
-        return VectorEnv(vector.reset(seed=list(seeds))[0], step, vector.close)
+        return VectorEnv(shifted(vector.reset(seed=list(seeds))[0], spaces[0], -1), step, vector.close)
 
     return host_environment(name, observation_space, action_space, begin, max_steps)
 
@@ -97,6 +96,16 @@ def last_observation(observation: PyTree, info: dict[str, Any], ended: np.ndarra
         for rows, true in zip(jax.tree.leaves(final), jax.tree.leaves(info["final_obs"][i]), strict=True):
             rows[i] = true
     return final
+
+
+def shifted(value: PyTree, space: Any, sign: int) -> PyTree:
+    """Integers that begin at 0 as those of a gymnasium space (sign 1), which may begin elsewhere, or back (-1)."""
+    if isinstance(space, gymnasium.spaces.Dict):
+        return {name: shifted(value[name], part, sign) for name, part in space.spaces.items()}
+    if isinstance(space, gymnasium.spaces.Tuple):
+        return tuple(shifted(x, part, sign) for x, part in zip(value, space.spaces, strict=True))
+    start = sign * int(space.start) if isinstance(space, gymnasium.spaces.Discrete) else 0
+    return value + start if start else value
 
 
 def observation_types(space: Any) -> Space:

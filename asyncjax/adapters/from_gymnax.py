@@ -179,13 +179,18 @@ def cast_like(tree: PyTree, like: PyTree) -> PyTree:
 
 def to_space(space: Any, like: PyTree) -> Space:
     """A gymnax space as one of ours; the shape and dtype are those that really occur, where `like` tells them."""
-    if hasattr(space, "n"):
+    if isinstance(getattr(space, "n", None), (int, np.integer)) and not getattr(space, "shape", ()):
         return Discrete(int(space.n))
     if hasattr(space, "low"):
         shape = tuple(space.shape if like is None else like.shape)
         dtype = np.dtype(space.dtype if like is None else like.dtype)
         low, high = (np.broadcast_to(np.asarray(bound), shape) for bound in (space.low, space.high))
         return Box(low, high, shape, dtype)
+    if not hasattr(space, "spaces"):
+        raise ValueError(
+            f"The space {space} is none of Discrete, Box, Dict and Tuple: wrap the environment so that it has one of"
+            " these, such as a Box for several binary or discrete numbers."
+        )
     if isinstance(space.spaces, dict):
         return {name: to_space(s, None if like is None else like[name]) for name, s in space.spaces.items()}
     return [to_space(s, None if like is None else like[i]) for i, s in enumerate(space.spaces)]

@@ -25,6 +25,13 @@ class Ahead(NamedTuple):
     motion: PyTree
 
 
+class Sent(NamedTuple):
+    """A message of `dana_zero`: the update of the parameters, and how it differs from the worker's last one."""
+
+    params: PyTree
+    change: PyTree
+
+
 class Remembering(NamedTuple):
     """A worker's state, and the last message it sent."""
 
@@ -102,7 +109,7 @@ def dana_zero(method: Method, decay: Number = 0.9) -> Method:
         sent = jax.tree.map(lambda x: jnp.zeros((num_workers, *x.shape), x.dtype), still)
         return Ahead(learner, still), Remembering(local, sent)
 
-    def work(view: PyTree, local: Remembering) -> tuple[PyTree, Remembering, Metrics]:
+    def work(view: PyTree, local: Remembering) -> tuple[Sent, Remembering, Metrics]:
         update, worker, metrics = method.work(view, local.worker)
         if jax.tree.structure(update) != jax.tree.structure(local.sent) or not _is_private(local.worker):
             raise TypeError(
@@ -110,12 +117,11 @@ def dana_zero(method: Method, decay: Number = 0.9) -> Method:
                 " private_optimizer=True and optimizer=optax.sgd(learning_rate, decay)."
             )
         change = jax.tree.map(jnp.subtract, update, local.sent)
-        return (update, change), Remembering(worker, update), metrics
+        return Sent(update, change), Remembering(worker, update), metrics
 
-    def apply(shared: Ahead, messages: PyTree, stale: Stale) -> tuple[Ahead, Metrics]:
-        updates, changes = messages
-        learner, metrics = method.apply(shared.learner, updates, stale)
-        motion = jax.tree.map(lambda v, change: v + change.mean(0), shared.motion, changes)
+    def apply(shared: Ahead, messages: Sent, stale: Stale) -> tuple[Ahead, Metrics]:
+        learner, metrics = method.apply(shared.learner, messages.params, stale)
+        motion = jax.tree.map(lambda v, change: v + change.mean(0), shared.motion, messages.change)
         return Ahead(learner, motion), metrics
 
     return method._replace(init=init, view=_view_ahead(method, decay), work=work, apply=apply, halves=None)

@@ -28,7 +28,7 @@ def mountain_car(num_positions: int = 51, num_velocities: int = 41) -> FunctionM
         row, column = jnp.divmod(state, num_velocities)
         position = -1.2 + 1.8 * row.astype(float) / (num_positions - 1)
         velocity = -0.07 + 0.14 * column.astype(float) / (num_velocities - 1)
-        ended = position >= 0.5
+        ended = 18 * row >= 17 * (num_positions - 1)  # position >= 0.5, without rounding
         velocity = velocity + 0.001 * (action.astype(float) - 1.0) - 0.0025 * jnp.cos(3.0 * position)
         velocity = jnp.clip(velocity, -0.07, 0.07)
         position = jnp.clip(position + velocity, -1.2, 0.6)

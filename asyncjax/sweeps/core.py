@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import numpy as np
 
-from asyncjax.checks import check_counts, check_kind, check_positive, check_run_key
+from asyncjax.checks import check_counts, check_kind, check_positive, check_run_key, check_whole
 from asyncjax.method import Array, Method, Metrics, Result
 from asyncjax.schedules import Schedule, check
 from asyncjax.sweeps import summaries
@@ -103,7 +103,6 @@ def sweep(
 
     Raises:
       ValueError: settings with different names, a value that no function names, a name without a value.
-      Whatever `method` raises for one of the values, before anything runs.
       Whatever a batch raises first; what others finished before is kept in the directory.
 
     Example:
@@ -125,13 +124,16 @@ def sweep(
         raise ValueError(f"engine={engine!r}: choose one of {', '.join(map(repr, get_args(Engine)))}.")
     if engine == "ray" and devices is not None:
         raise ValueError("devices= are of this process: leave them out with engine='ray'.")
-    seeds = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds={seeds}: give at least one seed, and none twice.")
+    seeds = list(range(seeds)) if isinstance(seeds, (int, np.integer)) else list(seeds)
+    check_whole(**{f"seeds[{i}]": seed for i, seed in enumerate(seeds)})
+    seeds = [int(seed) for seed in seeds]
+    if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):
+        raise ValueError(f"seeds={seeds}: give at least one seed of 0 to 2^32 - 1, and none twice.")
+    if isinstance(static, str):
+        raise TypeError(f"static={static!r}: give a list of names, such as [{static!r}].")
     summarize = [summaries.final()] if summarize is None else [summarize] if callable(summarize) else list(summarize)
     arguments = (method, schedule, summarize, settings, key, seeds, num_workers, static, devices)
     recipe = Recipe(*arguments)
-    recipe.check_values()
     store = Store(directory, key)
     runs = [(i, seed) for i in range(len(recipe.settings)) for seed in seeds]
     todo = [(i, seed) for i, seed in runs if (recipe.settings[i], seed) not in store]
@@ -203,12 +205,6 @@ class Recipe:
             raise ValueError(f"The settings have {sorted(unused)}, which neither method, schedule nor summarize names.")
         if unknown := self.static - set(names):
             raise ValueError(f"static={sorted(unknown)}: the settings have no such names, but {sorted(names)}.")
-
-    def check_values(self) -> None:
-        """Makes the method with every value once, as its own checks can not see those that a program traces."""
-        first = {(name, s[name]): s for s in reversed(self.settings) for name in sorted(self.of_method)}
-        for setting in {id(s): s for s in first.values()}.values():
-            _call(self.method, setting)
 
     def batches(self, runs: Sequence[Run], batch_size: int | None, max_bytes: int | None) -> Iterator[Batch]:
         """The runs in batches that there is room for, program by program."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,15 +28,21 @@ class Store:
 
     def __init__(self, directory: str | Path | None, key: jax.Array) -> None:
         self._values: dict[tuple[str, int], dict[str, np.ndarray]] = {}
+        self.next_number = 0  # of a batch's file
         self.directory = None if directory is None else Path(directory)
         if self.directory is None:
             return
         self.directory.mkdir(parents=True, exist_ok=True)
         self._check_key(self.directory / "key.json", np.asarray(jax.random.key_data(key)).tolist())
         for file in sorted(self.directory.glob("batch-*.npz")):
-            with np.load(file, allow_pickle=False) as arrays:
-                runs = json.loads(str(arrays["runs"]))
-                self._keep(runs, {name.removeprefix("value/"): arrays[name] for name in arrays.files if name != "runs"})
+            try:
+                with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+                    runs = json.loads(str(arrays["runs"]))
+                    values = {name.removeprefix("value/"): arrays[name] for name in arrays.files if name != "runs"}
+            except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+                raise ValueError(f"{file} is damaged: delete it, and its runs are computed again.") from error
+            self._keep(runs, values)
+            self.next_number = int(file.stem.removeprefix("batch-")) + 1
 
     def __contains__(self, run: Run) -> bool:
         return _identity(*run) in self._values
@@ -48,10 +55,10 @@ class Store:
             arrays = {f"value/{name}": x for name, x in values.items()}
             buffer = io.BytesIO()
             np.savez(buffer, runs=json.dumps(identities), **arrays)  # type: ignore[arg-type]
-            number = len(list(self.directory.glob("batch-*.npz")))
             temporary = self.directory / "unfinished.tmp"
             temporary.write_bytes(buffer.getvalue())
-            os.replace(temporary, self.directory / f"batch-{number:05d}.npz")
+            os.replace(temporary, self.directory / f"batch-{self.next_number:05d}.npz")
+            self.next_number += 1
 
     def table(self, settings: Sequence[Setting], seeds: Sequence[int]) -> Table:
         """The values of these settings and seeds, all of which must be there."""
@@ -65,8 +72,18 @@ class Store:
     @staticmethod
     def _check_key(path: Path, data: list[int]) -> None:
         if not path.exists():
+            if any(path.parent.glob("batch-*.npz")):
+                raise ValueError(
+                    f"{path} is missing, so nobody knows the key of the batches beside it: restore it, or"
+                    " give another directory."
+                )
             replace_file(path, json.dumps(data))
-        elif json.loads(path.read_text()) != data:
+            return
+        try:
+            known = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is damaged: write {data} into it, or give another directory.") from error
+        if known != data:
             raise ValueError(f"{path.parent} holds a sweep with another key: give that one, or another directory.")
 
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from asyncjax.corrections.look_ahead import Ahead
 from asyncjax.exact import apart
 from asyncjax.method import Halves, Method, Metrics, PyTree, Stale
 
@@ -41,8 +42,11 @@ class Update:
     @cached_property
     def step(self) -> PyTree:
         """How the update moved the parameters."""
-        after, before = (floats(self.method.view(shared)) for shared in (self.after, self.before))
-        return optax.tree.sub(after, before)
+        return optax.tree.sub(self._parameters(self.after), self._parameters(self.before))
+
+    def _parameters(self, shared: Any) -> list[jax.Array]:
+        """What updates move: the view, but of a look-ahead what it looks ahead from."""
+        return floats(shared.learner if isinstance(shared, Ahead) else self.method.view(shared))
 
     @cached_property
     def fresh(self) -> PyTree:

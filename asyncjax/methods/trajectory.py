@@ -117,15 +117,15 @@ def trajectory_method(
             part, metrics = jax.grad(loss, has_aux=True)(params, batch, rows.accepted, mine)
             part, _ = clipped(part, max_grad_norm, norm)
             own = jax.tree.map(lambda x: x / jnp.where(weight > 0, weight, 1).astype(x.dtype), part)
-            extra = {"staleness": staleness, "stale_params": read, "group_size": len(rows_of)}
+            extra = {"staleness": staleness, "stale_params": read, "group_size": len(members)}
             extra["effective_sample_size"] = metrics["effective_sample_size"] if ess is None else ess
             fixed, new = fix.update(own, state, params, **extra)
             total = jax.tree.map(lambda x, y: x + weight.astype(y.dtype) * y, total, fixed)
             return (total, where(mine.any(), new, state), same & (equal(fixed, own) | ~mine.any())), None
 
-        rows_of = jnp.arange(len(staleness), dtype=jnp.int32)
+        members = jnp.arange(len(staleness), dtype=jnp.int32)
         begin = jax.tree.map(jnp.zeros_like, params), state, jnp.bool_(True)
-        (total, state, same), _ = jax.lax.scan(one, begin, (rows_of, stale_params, staleness))
+        (total, state, same), _ = jax.lax.scan(one, begin, (members, stale_params, staleness))
         # Parts that are left alone add up to the gradient, but for the last bit.
         return where(same, grads, total), state
 

@@ -221,7 +221,7 @@ def plot(args: Args, arrays: Arrays) -> Any:
     draw_speed_up(grid[1, 1], args, arrays)
     for axes in (grid[0, 0], grid[0, 1], grid[1, 1]):
         axes.legend(frameon=False, fontsize=6, handlelength=3)
-    grid[1, 0].legend(frameon=False, fontsize=6, ncols=2, loc="upper right")
+    grid[1, 0].legend(frameon=False, fontsize=6, ncols=2, loc="upper right", handlelength=1.8, columnspacing=1)
     return figure
 
 

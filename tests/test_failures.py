@@ -466,7 +466,9 @@ def test_the_update_that_made_the_parameters_infinite_is_named_and_delivered(eng
     metrics, schedule = joined(chunks)
     assert schedule.num_updates == 3
     assert [chunk.state is None for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
-    np.testing.assert_allclose(metrics["grad_norm"].ravel(), [1, 1e15, 1e30], rtol=1e-5)
+    norms = metrics["grad_norm"].ravel()
+    np.testing.assert_allclose(norms[:2], [1, 1e15], rtol=1e-5)
+    assert norms[2] > 0.999e30  # infinite where the compiler does square 1e30
 
 
 @pytest.mark.parametrize("name", ["asynchronous", "groups", "barrier", "bounded", "leaf by leaf"])

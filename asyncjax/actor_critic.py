@@ -137,10 +137,9 @@ def action_head(env: Environment, squash: bool = False) -> tuple[Callable, Calla
 
     def to_env(action: jax.Array) -> jax.Array:
         inside = jnp.tanh(action) if squash else jnp.clip(action, -1.0, 1.0)
-        low, high = (jnp.asarray(bound, action.dtype) for bound in (space.low, space.high))
-        free = jnp.clip(action.reshape(space.shape), low, high)  # one of the two may be finite
-        shaped = jnp.where(bounded, inside.reshape(space.shape), free)
-        return jnp.clip(jnp.asarray(centre + half_width * shaped, dtype), *ends)  # which sums may miss by a bit
+        shaped = jnp.where(bounded, inside.reshape(space.shape), action.reshape(space.shape))
+        # Sums may miss the ends by a bit, and of one without bounds on both sides one may be finite.
+        return jnp.clip(jnp.asarray(centre + half_width * shaped, dtype), *ends)
 
     size = int(np.prod(space.shape))
     return lambda key, shape: normal(key, (*shape, size)), lambda head: Gaussian(*head), to_env

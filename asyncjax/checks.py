@@ -75,12 +75,10 @@ def check_key(key: Any) -> None:
 def check_run_key(key: Any) -> None:
     """Raises TypeError or ValueError unless a run can begin with this: one key, of JAX's default generator."""
     check_key(key)
-    if not is_key(key):
-        if key.ndim > 1:
-            raise ValueError(f"key has the shape {key.shape}: give one key, or use jax.vmap over emulate.")
-        return
-    if key.ndim:
+    if key.ndim > (0 if is_key(key) else 1):
         raise ValueError(f"key has the shape {key.shape}: give one key, or use jax.vmap over emulate.")
+    if not is_key(key):
+        return
     name = str(jax.random.key_impl(key))
     if name != default_generator():  # as which programs and checkpoints hold private keys
         raise ValueError(

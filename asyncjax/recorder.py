@@ -74,6 +74,7 @@ class Recorder:
         replace_file(self.path / "versions.json", json.dumps(versions(), indent=2))
         replace_file(self.path / "config.json", text)
         self.update = update = state.update if state else 0
+        self.goes_on = resume  # until its first chunk
         rows = [row for row in read_rows(self.path) if row["update"] <= update]
         self.schedule = ScheduleParts(self.path, update)
         replace_file(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
@@ -86,7 +87,9 @@ class Recorder:
 
     def __call__(self, chunk: Chunk) -> None:
         """Records a chunk; saves a checkpoint when one is due."""
-        self.checkpoints.keep_until(self.update)  # later ones are of what this run goes on instead of
+        if self.goes_on:
+            self.checkpoints.keep_until(self.update)  # later ones are of what this run goes on instead of
+            self.goes_on = False
         row = self._row(chunk)
         self.update += chunk.schedule.num_updates
         self.schedule.append(chunk.schedule)

@@ -99,7 +99,7 @@ class Sweep:
 
 QUICK = {"total_steps": 4000, "seeds": 3, "eval_episodes": 10, "samples": 4, "batch": 2}
 COUNTS = ("samples", "batch", "num_workers", "group_size", "total_steps", "seeds", "eval_episodes", "points")
-OF_LENGTH = ("total_steps", "num_envs", "unroll_length")
+OF_LENGTH = ("num_envs", "unroll_length", "group_size")
 OF_SCHEDULE = ("delay", "service", "num_workers", "group_size", "num_envs", "unroll_length")
 ON_RAY = ("engine", "address", "batch_cpus")
 MAY_DIFFER = (
@@ -247,7 +247,7 @@ def length(env: Environment, values: Args) -> int:
 
 def shortest(env: Environment, args: Args, varied: Space) -> int:
     """The least updates that a run of the sweep has."""
-    sizes = {name: varied[name] for name in (*OF_LENGTH, "group_size") if name in varied}
+    sizes = {name: varied[name] for name in OF_LENGTH if name in varied}
     ends = [[x.low, x.high] if isinstance(x, Range) else x for x in sizes.values()]
     return min(length(env, {**args, **dict(zip(sizes, one, strict=True))}) for one in itertools.product(*ends))
 

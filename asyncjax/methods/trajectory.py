@@ -105,13 +105,20 @@ def trajectory_method(
         )
         return trajectory, rollout, metrics
 
-    def corrected(grads: PyTree, norm: jax.Array, params: PyTree, state: PyTree, minibatch: tuple, known: Known) -> Any:
-        """The mean of every message's corrected gradient, and the correction's state."""
-        batch, rows = minibatch
-        staleness, stale_params, ess = known
+    def corrected(
+        whole: tuple[PyTree, jax.Array],
+        params: PyTree,
+        state: PyTree,
+        batch: PyTree,
+        rows: Rows,
+        stale: Stale,
+        ess: Any,
+    ) -> tuple[PyTree, PyTree]:
+        """The mean of every message's corrected gradient, and the correction's state; `whole` is as of `clipped`."""
+        grads, norm = whole
 
-        def one(carry: tuple[PyTree, PyTree, jax.Array], member: tuple[jax.Array, ...]) -> tuple[tuple, None]:
-            (total, state, same), (g, read, staleness) = carry, member
+        def one(carry: tuple[PyTree, PyTree, jax.Array], member: tuple[jax.Array, Stale]) -> tuple[tuple, None]:
+            (total, state, same), (g, (read, staleness)) = carry, member
             mine = rows.accepted & (rows.message == g)
             weight = jnp.sum(mine) / jnp.maximum(jnp.sum(rows.accepted), 1)
             part, metrics = jax.grad(loss, has_aux=True)(params, batch, rows.accepted, mine)
@@ -123,9 +130,9 @@ def trajectory_method(
             total = jax.tree.map(lambda x, y: x + weight.astype(y.dtype) * y, total, fixed)
             return (total, where(mine.any(), new, state), same & (equal(fixed, own) | ~mine.any())), None
 
-        members = jnp.arange(len(staleness), dtype=jnp.int32)
+        members = jnp.arange(len(stale.staleness), dtype=jnp.int32)
         begin = jax.tree.map(jnp.zeros_like, params), state, jnp.bool_(True)
-        (total, state, same), _ = jax.lax.scan(one, begin, (members, stale_params, staleness))
+        (total, state, same), _ = jax.lax.scan(one, begin, (members, stale))
         # Parts that are left alone add up to the gradient, but for the last bit.
         return where(same, grads, total), state
 
@@ -150,8 +157,8 @@ def trajectory_method(
             if correction is not None and alone(stale):
                 grads, corrector = fix.update(grads, corrector, params, **known)
             elif correction is not None:
-                of_group = Known(staleness, stale_params, prepared.get("effective_sample_size"))
-                grads, corrector = corrected(grads, norm, params, corrector, (minibatch, rows), of_group)
+                per_message = prepared.get("effective_sample_size")
+                grads, corrector = corrected((grads, norm), params, corrector, minibatch, rows, stale, per_message)
             updates, opt_state = tx.update(grads, opt_state, params, **known)
             updates = jax.tree.map(lambda x: x * step_size.astype(x.dtype), updates)
             updated = (moved(params, updates), opt_state, corrector)
@@ -182,14 +189,6 @@ def trajectory_method(
         policy=agent.policy,
         halves=Halves(work, None, partial(distribution, agent)),
     )
-
-
-class Known(NamedTuple):
-    """What corrections may know of the messages of a group: Int[G], G views, and Float[] unless each has its own."""
-
-    staleness: jax.Array
-    stale_params: PyTree
-    effective_sample_size: jax.Array | None
 
 
 class Rows(NamedTuple):

@@ -62,20 +62,20 @@ class Checkpoints:
           num_workers: W of the run.
 
         Raises:
-          ValueError: the checkpoint was written with another method or other sizes.
+          ValueError: the checkpoint was written with another method or other sizes, or is damaged.
         """
         import orbax.checkpoint as ocp
 
         updates = self.updates()
         if not updates:
             return None
-        meta = self._open().restore(updates[-1], args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+        meta = self._read(updates, "meta", ocp.args.JsonRestore())
         shared, local = initial_like(method, num_workers)
         view = jax.eval_shape(method.view, shared)
         packer = Packer.of({"shared": shared, "local": local, "views": [view for _ in meta["versions"]]})
         like = packer.treedef.unflatten([_saved(np.zeros(leaf.shape, leaf.dtype)) for leaf in packer.leaves])
         self._check(meta["leaves"], leaf_types(like))
-        tree = self._open().restore(updates[-1], args=ocp.args.Composite(tree=ocp.args.StandardRestore(like))).tree
+        tree = self._read(updates, "tree", ocp.args.StandardRestore(like))
         leaves = zip(packer.treedef.flatten_up_to(tree), packer.leaves, strict=True)
         tree = packer.treedef.unflatten([_restore_leaf(x, leaf) for x, leaf in leaves])
         views = dict(zip(meta["versions"], tree["views"], strict=True))
@@ -96,6 +96,20 @@ class Checkpoints:
             )
             self._manager = ocp.CheckpointManager(self.directory, options=options)
         return self._manager
+
+    def _read(self, updates: list[int], item: str, how: Any) -> Any:
+        """One item of the newest checkpoint. A damaged one is not passed over: what follows it would be lost unsaid."""
+        import orbax.checkpoint as ocp
+
+        *older, newest = updates
+        try:
+            return self._open().restore(newest, args=ocp.args.Composite(**{item: how}))[item]
+        except (KeyError, OSError, TypeError, ValueError) as error:
+            resumes = f"at update {older[-1]}, the checkpoint before it" if older else "from its beginning"
+            raise ValueError(
+                f"The checkpoint {self.directory / str(newest)} can not be read ({type(error).__name__}): it is damaged."
+                f" Bring it back, or delete it, and the run goes on {resumes}."
+            ) from error
 
     def _check(self, saved: dict[str, str], wanted: dict[str, str]) -> None:
         if name := first_difference(saved, wanted):

@@ -107,8 +107,8 @@ class Checkpoints:
         except (KeyError, OSError, TypeError, ValueError) as error:
             resumes = f"at update {older[-1]}, the checkpoint before it" if older else "from its beginning"
             raise ValueError(
-                f"The checkpoint {self.directory / str(newest)} can not be read ({type(error).__name__}): it is damaged."
-                f" Bring it back, or delete it, and the run goes on {resumes}."
+                f"The checkpoint {self.directory / str(newest)} can not be read ({type(error).__name__}): it is"
+                f" damaged. Bring it back, or delete it, and the run goes on {resumes}."
             ) from error
 
     def _check(self, saved: dict[str, str], wanted: dict[str, str]) -> None:

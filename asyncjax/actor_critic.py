@@ -173,8 +173,8 @@ def start(agent: Agent, key: jax.Array, num_envs: int) -> Rollout:
 
 def collect(
     agent: Agent, params: PyTree, rollout: Rollout, length: int, extra: Callable = lambda pi, action: ()
-) -> tuple[Rollout, Trajectory, Metrics]:
-    """`rollout.unroll` with the agent's policy; nothing of it is differentiated.
+) -> tuple[Trajectory, Rollout, Metrics]:
+    """`rollout.unroll` with the agent's policy, as a `sample` of `Halves`; nothing of it is differentiated.
 
     Args:
       agent: who acts.
@@ -190,7 +190,9 @@ def collect(
         action = pi.sample_with(noise)
         return carry, action, extra(pi, action)
 
-    return unroll(agent.env, act, rollout, length, draw=agent.draw, initial_carry=agent.initial_carry())
+    carry = agent.initial_carry()
+    rollout, trajectory, episodes = unroll(agent.env, act, rollout, length, draw=agent.draw, initial_carry=carry)
+    return trajectory, rollout, episodes
 
 
 def forward(agent: Agent, params: PyTree, trajectory: Trajectory, axis: int = 1) -> Forward:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -45,6 +45,21 @@ def check_function(**arguments: Any) -> None:
     for name, value in arguments.items():
         if value is not None and not callable(value):
             raise TypeError(f"{name}={value!r} is no function: give one, or leave it out.")
+
+
+def check_choice(choices: Iterable[Any], **arguments: Any) -> None:
+    """Raises ValueError for an argument that is none of these."""
+    choices = list(choices)
+    for name, value in arguments.items():
+        if value not in choices:
+            raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}.")
+
+
+def check_least(least: float, **arguments: Any) -> None:
+    """Raises ValueError for an argument that is given and below this, or no number."""
+    for name, value in arguments.items():
+        if value is not None and (isinstance(value, str) or not value >= least):
+            raise ValueError(f"{name}={value!r}: use at least {least:g}.")
 
 
 def check_kind(kind: type, fix: str, **arguments: Any) -> None:

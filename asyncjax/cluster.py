@@ -13,9 +13,9 @@ from typing import Any
 
 import jax
 
-from asyncjax.checks import check_counts, check_function, check_given, check_positive, check_whole
+from asyncjax.checks import check_given, check_least, check_positive, check_whole
 from asyncjax.discipline import Coordinator, Discipline, Wait
-from asyncjax.engine import check_inputs, starting_state
+from asyncjax.engine import check_run, starting_state
 from asyncjax.host import HostProgram, Job, View, cached_host_program
 from asyncjax.method import Chunk, Method, Result, State
 from asyncjax.packing import Packed
@@ -98,14 +98,12 @@ def run_ray(
       ...     method, jax.random.key(0), num_workers=4, num_updates=100
       ... )
     """
-    check_inputs(method, key)
-    check_counts(num_workers=num_workers, num_updates=num_updates, num_processes=num_processes, chunk_size=chunk_size)
-    check_given(num_workers=num_workers, num_updates=num_updates, chunk_size=chunk_size, timeout=timeout)
-    check_function(callback=callback)
+    sizes = {"num_workers": num_workers, "num_updates": num_updates}
+    check_given(timeout=timeout, **sizes)
+    check_run(method, key, callback=callback, chunk_size=chunk_size, num_processes=num_processes, **sizes)
     check_positive(timeout=timeout, start_timeout=start_timeout)
     check_whole(max_restarts=max_restarts)
-    if max_restarts < 0:
-        raise ValueError(f"max_restarts={max_restarts}: use at least 0.")
+    check_least(0, max_restarts=max_restarts)
     discipline = Discipline(group_size, wait, bound, eta).check(num_workers)
     state = starting_state(state, method, key, num_workers, num_updates, "num_updates")
     parts = (0,) * len(jax.tree.leaves(jax.eval_shape(method.view, state.shared)))
@@ -134,9 +132,11 @@ class RemoteTeam(Team):
     """A team whose threads wait for the jobs of processes instead of doing them."""
 
     def __init__(self, processes: Processes, program: HostProgram, *arguments: Any) -> None:
-        super().__init__(program, *arguments)
         self.processes = processes
-        self.work_of = [partial(processes.work, w) for w in range(program.packed.num_workers)]
+        super().__init__(program, *arguments)
+
+    def _executables(self) -> list[Any]:
+        return [partial(self.processes.work, w) for w in range(self.num_threads)]
 
     def _work(
         self, thread: int, workers: list[int], read: list[int], view: View, local: Packed, begin: float

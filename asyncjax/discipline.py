@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Generic, Literal, NamedTuple, TypeVar, get_args
 
-from asyncjax.checks import check_whole
+from asyncjax.checks import check_choice, check_given, check_whole
 
 Wait = Literal["never", "next_version"]
 T = TypeVar("T")
@@ -36,13 +36,13 @@ class Discipline(NamedTuple):
 
     def check(self, num_workers: int) -> Discipline:
         """Raises ValueError where no run could follow this discipline."""
+        check_given(num_workers=num_workers, group_size=self.group_size)
         check_whole(num_workers=num_workers, group_size=self.group_size, bound=self.bound, eta=self.eta)
         if num_workers < 1:
             raise ValueError(f"num_workers={num_workers}: at least one worker is needed.")
         if self.group_size < 1:
             raise ValueError(f"group_size={self.group_size}: an update consumes at least one message.")
-        if self.wait not in get_args(Wait):
-            raise ValueError(f"wait={self.wait!r}: choose one of {', '.join(map(repr, get_args(Wait)))}.")
+        check_choice(get_args(Wait), wait=self.wait)
         if self.wait == "next_version" and self.group_size > num_workers:
             raise ValueError(
                 f"group_size={self.group_size} with wait='next_version' needs as many workers, but num_workers is"

@@ -9,14 +9,7 @@ import jax
 import numpy as np
 
 from asyncjax import exact, threefry
-from asyncjax.checks import check_counts, check_function, check_given
-from asyncjax.engine import (
-    check_inputs,
-    chunks,
-    concatenate_metrics,
-    not_finite,
-    starting_state,
-)
+from asyncjax.engine import check_run, chunks, concatenate_metrics, not_finite, starting_state
 from asyncjax.method import Chunk, Method, Metrics, PyTree, Result, State
 from asyncjax.program import Program, cached_program
 from asyncjax.schedules import Schedule, check, cut
@@ -77,15 +70,13 @@ def emulate(
       >>> result.metrics["loss"].shape
       (100, 1)
     """
-    check_inputs(method, key, schedule)
-    check_given(chunk_size=chunk_size)
-    check_counts(chunk_size=chunk_size, width=width, num_workers=num_workers, num_views=num_views)
-    check_function(callback=callback)
+    sizes = {"width": width, "num_workers": num_workers, "num_views": num_views}
+    check_run(method, key, schedule, callback=callback, chunk_size=chunk_size, **sizes)
     known = concrete(schedule)
     if num_workers is None:
         if known is None:
             raise ValueError("The schedule is traced, so the number of workers is unknown: pass num_workers=.")
-        num_workers = int(np.max(known.worker, initial=0)) + 1
+        num_workers = max(int(known.num_workers), 1)
     if under_transformation():
         if state is not None or callback is not None:
             raise ValueError(

@@ -10,18 +10,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from asyncjax.checks import check_initial, check_kind, check_run_key, first_difference, leaf_types
+from asyncjax.checks import (
+    check_counts,
+    check_function,
+    check_given,
+    check_initial,
+    check_kind,
+    check_run_key,
+    first_difference,
+    leaf_types,
+)
 from asyncjax.method import Array, Method, Metrics, PyTree, State
 from asyncjax.schedules import Schedule, check_axes
 
 
-def check_inputs(method: Method, key: jax.Array, *schedule: Schedule) -> None:
-    """Raises TypeError for what is no method, no key, or no schedule where an engine takes one."""
+def check_run(
+    method: Method, key: jax.Array, *schedule: Schedule, callback: Any, chunk_size: Any, **counts: Any
+) -> None:
+    """Raises TypeError or ValueError for what no engine could run; `counts` are whole numbers above 0, or None."""
     check_kind(Method, "give what a factory returns, such as aj.a3c('CartPole-v1')", method=method)
     check_run_key(key)
     for one in schedule:
         check_kind(Schedule, "give one of asyncjax.schedules, or the one that run_threads recorded", schedule=one)
         check_axes(one)
+    check_given(chunk_size=chunk_size)
+    check_counts(chunk_size=chunk_size, **counts)
+    check_function(callback=callback)
 
 
 def initial_state(method: Method, key: jax.Array, num_workers: int) -> State:

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from asyncjax.checks import check_key, check_whole
-from asyncjax.schedules import Schedule, check, is_realizable, round_robin, sequential
+from asyncjax.schedules import Schedule, check, is_realizable, round_robin, sequential, successive
 
 Finish = Callable[[int, float, float], float]
 """(worker, begin, end without the fault) -> end with it."""
@@ -311,10 +311,9 @@ def _chosen(stream: _Stream, kept: np.ndarray, position: Any) -> _Stream:
 
 def _after_own_message(worker: np.ndarray) -> np.ndarray:
     """Int[M]: the messages handed in up to and with the worker's previous one, 0 for its first."""
-    order = np.argsort(worker, kind="stable")
-    same = worker[order][1:] == worker[order][:-1]
+    earlier, later = successive(worker)
     after = np.zeros(worker.size, np.int64)
-    after[order[1:]] = np.where(same, order[:-1] + 1, 0)
+    after[later] = earlier + 1
     return after
 
 
@@ -343,5 +342,5 @@ def _check_bound(bound: int) -> None:
 
 def _check_positive(**arguments: float) -> None:
     for name, value in arguments.items():
-        if not (value > 0 and np.isfinite(value)):
-            raise ValueError(f"{name}={value}: give a positive number.")
+        if isinstance(value, str) or not 0 < value < np.inf:
+            raise ValueError(f"{name}={value!r}: give a positive number.")

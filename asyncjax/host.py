@@ -19,7 +19,7 @@ from asyncjax.exact import apart
 from asyncjax.method import Method, Metrics, Stale, State
 from asyncjax.packing import Packed, PackedMethod, Packer, all_finite, merge_metrics, zeros
 from asyncjax.schedules import Schedule
-from asyncjax.traced import inner_jaxprs
+from asyncjax.traced import equations
 
 Device = Any  # jax.Device, which type checkers take for a variable
 Place = Any  # a Device, or a sharding over several
@@ -210,13 +210,7 @@ class HostProgram:
 
 def calls_back(function: Callable[..., Any], *likes: Any) -> bool:
     """Whether a compiled function calls back to Python, as environments on the host do."""
-
-    def found(jaxpr: Any) -> bool:
-        return any(
-            "callback" in equation.primitive.name or any(map(found, inner_jaxprs(equation))) for equation in jaxpr.eqns
-        )
-
-    return found(jax.make_jaxpr(function)(*likes).jaxpr)
+    return any("callback" in equation.primitive.name for equation in equations(jax.make_jaxpr(function)(*likes).jaxpr))
 
 
 def _int32(*shape: int) -> jax.ShapeDtypeStruct:

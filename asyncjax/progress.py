@@ -49,7 +49,7 @@ class Progress:
 
     def __call__(self, row: Row) -> None:
         """Shows one row."""
-        done = row.get("env_steps", row["update"])
+        done, unit = row.get("env_steps", row["update"]), _unit(row)
         if row.get("return") is not None:
             self.last_return = row["return"]
         elif "return" in row:
@@ -64,7 +64,7 @@ class Progress:
         if not self.console.is_terminal and (last or now - self.printed >= self.between):
             self.printed = now
             print(
-                f"{100 * done / self.total:3.0f} %  {done:,} steps  {describe(row)}{self._eta(now, done)}", flush=True
+                f"{100 * done / self.total:3.0f} %  {done:,} {unit}  {describe(row)}{self._eta(now, done)}", flush=True
             )
 
     def _eta(self, now: float, done: int) -> str:
@@ -77,9 +77,13 @@ def describe(row: Row) -> str:
     speed = row.get("steps_per_second", row["updates_per_second"])
     value = row.get("return")
     parts = [] if "return" not in row else [f"return {'-' if value is None else format(value, '.1f')}"]
-    parts.append(f"{speed:,.0f} steps/s")
+    parts.append(f"{speed:,.0f} {_unit(row)}/s")
     parts.append(f"staleness {row['staleness']:.1f} (max {row['staleness_max']:.0f})")
     return "  ".join(parts)
+
+
+def _unit(row: Row) -> str:
+    return "steps" if "env_steps" in row else "updates"
 
 
 class Interruptible:

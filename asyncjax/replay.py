@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from asyncjax.checks import check_counts, check_function, check_given
-from asyncjax.engine import check_inputs, chunks, concatenate_metrics, not_finite, starting_state, then
+from asyncjax.engine import check_run, chunks, concatenate_metrics, not_finite, starting_state, then
 from asyncjax.host import HostProgram, Job, Log, Place, View, cached_host_program
 from asyncjax.method import Chunk, Method, Result, State
 from asyncjax.packing import Packed
@@ -59,10 +58,7 @@ def replay(
       >>> bool(result.shared.params == again.shared.params)
       True
     """
-    check_inputs(method, key, schedule)
-    check_given(chunk_size=chunk_size)
-    check_counts(chunk_size=chunk_size, num_workers=num_workers)
-    check_function(callback=callback)
+    check_run(method, key, schedule, callback=callback, chunk_size=chunk_size, num_workers=num_workers)
     num_workers = num_workers or max(schedule.num_workers, 1)
     schedule = check(schedule, num_workers)
     state = starting_state(state, method, key, num_workers, schedule.num_updates, "schedule")

@@ -187,10 +187,10 @@ def truncates_at_most_once(env: Environment, length: int) -> bool:
 
 
 def where(condition: jax.Array, x: PyTree, y: PyTree) -> PyTree:
-    """`x` where the condition, Bool[N], holds, else `y`; leaf by leaf, x may lack the axis N."""
+    """`x` where the condition, Bool[N] or Bool[], holds, else `y`; leaf by leaf, x may lack the axis N."""
 
     def select(x: jax.Array, y: jax.Array) -> jax.Array:
-        mask = condition.reshape(condition.shape + (1,) * (y.ndim - 1))
+        mask = condition.reshape(condition.shape + (1,) * (y.ndim - condition.ndim))
         return jnp.where(mask, jnp.broadcast_to(x, y.shape), y)
 
     return jax.tree.map(select, x, y)

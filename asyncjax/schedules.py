@@ -270,12 +270,23 @@ def is_realizable(schedule: Schedule) -> bool:
     check_kind(Schedule, "give one of asyncjax.schedules, or a recorded one", schedule=schedule)
     schedule = check(schedule)
     num_updates, group_size = schedule.worker.shape
-    worker = schedule.worker.ravel()
     read = (np.arange(num_updates, dtype=np.int32)[:, None] - schedule.staleness()).ravel()
     handed_in = np.arange(num_updates)[:, None] + (np.arange(group_size) == group_size - 1)
-    order = np.argsort(worker, kind="stable")
-    same = worker[order][1:] == worker[order][:-1]
-    return bool(np.all(~same | (read[order][1:] >= handed_in.ravel()[order][:-1])))
+    earlier, later = successive(schedule.worker)
+    return bool(np.all(read[later] >= handed_in.ravel()[earlier]))
+
+
+def successive(worker: Array, begin: Array | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Places, among the T G messages, of every two messages of one worker that follow each other: (earlier, later).
+
+    Args:
+      worker: Int[T, G].
+      begin: Float[T, G], when jobs began, if that is the order; by default it is that of consumption.
+    """
+    of = np.ravel(worker)
+    order = np.argsort(of, kind="stable") if begin is None else np.lexsort((np.ravel(begin), of))
+    same = of[order][1:] == of[order][:-1]
+    return order[:-1][same], order[1:][same]
 
 
 def cut(schedule: Schedule, start: int, stop: int) -> Schedule:

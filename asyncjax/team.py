@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -51,7 +51,7 @@ class Team:
         self.device_of = [devices[t % len(devices)] for t in range(num_threads)]
         self.buffer = Buffer(program, coordinator, state, self.device_of, num_updates, check_finite)
         self.single_device = len({self.buffer.home, *self.device_of}) == 1
-        self.work_of = [program.work_on(device, self.buffer.size) for device in self.device_of]
+        self.work_of = self._executables()
         self.turn = threading.Condition()  # told when a waiting worker may have its turn
         self.begin = threading.Event()  # all workers begin together
         self.failure: BaseException | None = None
@@ -124,6 +124,10 @@ class Team:
         # Whether a thread runs is asked of the interpreter: an interrupted `start` or `join` leaves it in doubt.
         while time.perf_counter() < deadline and set(threads) & set(threading.enumerate()):
             time.sleep(0.001)
+
+    def _executables(self) -> list[Any]:
+        """What does the jobs of each thread; see `HostProgram.work_on`."""
+        return [self.program.work_on(device, self.buffer.size) for device in self.device_of]
 
     # -- the workers' threads ------------------------------------------------------------------------------------------
 

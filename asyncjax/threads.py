@@ -8,9 +8,9 @@ from typing import Literal, get_args
 
 import jax
 
-from asyncjax.checks import check_counts, check_function, check_given, check_positive
+from asyncjax.checks import check_choice, check_given, check_positive
 from asyncjax.discipline import Coordinator, Discipline, Wait
-from asyncjax.engine import check_inputs, starting_state
+from asyncjax.engine import check_run, starting_state
 from asyncjax.host import Device, cached_host_program
 from asyncjax.method import Chunk, Method, Result, State
 from asyncjax.schedules import Schedule
@@ -91,13 +91,11 @@ def run_threads(
       >>> schedule.num_updates, aj.schedules.is_realizable(schedule)
       (100, True)
     """
-    check_inputs(method, key)
-    check_given(num_workers=num_workers, num_updates=num_updates, chunk_size=chunk_size, timeout=timeout)
-    check_counts(num_workers=num_workers, num_updates=num_updates, num_threads=num_threads, chunk_size=chunk_size)
+    sizes = {"num_workers": num_workers, "num_updates": num_updates}
+    check_given(timeout=timeout, **sizes)
+    check_run(method, key, callback=callback, chunk_size=chunk_size, num_threads=num_threads, **sizes)
     check_positive(timeout=timeout)
-    check_function(callback=callback)
-    if publication not in get_args(Publication):
-        raise ValueError(f"publication={publication!r}: choose one of {', '.join(map(repr, get_args(Publication)))}.")
+    check_choice(get_args(Publication), publication=publication)
     discipline = Discipline(group_size, wait, bound, eta).check(num_workers)
     state = starting_state(state, method, key, num_workers, num_updates, "num_updates")
     num_leaves = len(jax.tree.leaves(jax.eval_shape(method.view, state.shared)))

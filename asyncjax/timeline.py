@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from asyncjax.schedules import Schedule
+from asyncjax.schedules import Schedule, successive
 
 MAX_JOBS = 20_000
 COMMITS = 0  # the thread id of the row of commits; worker w has w + 1
@@ -54,10 +54,9 @@ def chrome_trace(schedule: Schedule, max_jobs: int = MAX_JOBS) -> dict[str, Any]
 
 def _next_begin(worker: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
     """Float[T, G]: when each job's worker began its next job; the job's own end for its last one."""
-    order = np.lexsort((begin.ravel(), worker.ravel()))
-    same = worker.ravel()[order][1:] == worker.ravel()[order][:-1]
+    earlier, later = successive(worker, begin)
     following = end.ravel().astype(np.float64)
-    following[order[:-1]] = np.where(same, begin.ravel()[order][1:], following[order[:-1]])
+    following[earlier] = begin.ravel()[later]
     return following.reshape(worker.shape)
 
 
@@ -73,10 +72,9 @@ def times(schedule: Schedule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     commit = np.arange(1.0, len(worker) + 1)
     end = np.broadcast_to(commit[:, None], worker.shape)
     begin = np.arange(len(worker))[:, None] - np.asarray(schedule.staleness(), np.float64)
-    order = np.argsort(worker.ravel(), kind="stable")
-    same = worker.ravel()[order][1:] == worker.ravel()[order][:-1]
+    earlier, later = successive(worker)
     previous = np.zeros(worker.size)
-    previous[order[1:]] = np.where(same, end.ravel()[order][:-1], 0.0)
+    previous[later] = end.ravel()[earlier]
     return np.maximum(begin, np.minimum(previous.reshape(worker.shape), end)), end, commit
 
 

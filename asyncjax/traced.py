@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -35,6 +36,14 @@ def _clean_state() -> Any:
 def inner_jaxprs(equation: Any) -> list[Any]:
     """What an equation of a jaxpr runs inside: the bodies of loops, branches and calls."""
     return [getattr(sub, "jaxpr", sub) for sub in jax.extend.core.jaxprs_in_params(equation.params)]
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """All equations of a jaxpr, those inside loops, branches and calls included."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in inner_jaxprs(equation):
+            yield from equations(inner)
 
 
 def concrete(tree: Any) -> Any | None:

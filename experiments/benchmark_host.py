@@ -21,12 +21,12 @@ import flax.linen as nn
 import jax
 import numpy as np
 import tyro
-from train import prepare_jax
 
 import asyncjax as aj
 from asyncjax import commandline
 from asyncjax.environment import Discrete
 from asyncjax.networks import ActorCritic
+from train import prepare_jax
 
 
 @dataclasses.dataclass(frozen=True)

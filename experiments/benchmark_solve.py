@@ -26,12 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peers.mdp_solvers import PEERS, Solver
 
 import asyncjax as aj
 from asyncjax.mdp import MDP
 from asyncjax.solvers.device import DeviceModel
 from asyncjax.solvers.host import HostModel
+from peers.mdp_solvers import PEERS, Solver
 
 PROBLEMS: dict[str, Callable[[], MDP]] = {
     "garnet_1e4": lambda: aj.mdp.garnet(0, 10_000, 6, 8),

@@ -16,10 +16,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from benchmark import KEY, clock, timed
-from figure import table
 
 import asyncjax as aj
+from benchmark import KEY, clock, timed
+from figure import table
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,13 +9,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from figure import ACTION_VALUES, small_network
 
 import asyncjax as aj
 from asyncjax import corrections, surrogates
 from asyncjax.environment import Discrete
 from asyncjax.networks import ActorCritic, MinAtarCNN
 from asyncjax.q_networks import QNetwork
+from figure import ACTION_VALUES, small_network
 
 NONE, SMALLER, PREDICTION = "none", "a third of the step", "weight prediction"
 RINGMASTER, ESS = "Ringmaster, 16", "V-trace, scale by sqrt(ESS)"

@@ -17,16 +17,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import figure
 import jax
 import numpy as np
-from corrected import NONE, OF_GRADIENTS, OF_TRAJECTORIES, PREDICTION, SMALLER, Size, build
-from figure import Arrays
 
 import asyncjax as aj
+import figure
 from asyncjax.maps import draw_heat_map
 from asyncjax.panels import COLUMN, new_figure
 from asyncjax.statistics import bootstrap_interval, middle_half
+from corrected import NONE, OF_GRADIENTS, OF_TRAJECTORIES, PREDICTION, SMALLER, Size, build
+from figure import Arrays
 
 MEASURES = ("final", "along")
 SERVICES = {

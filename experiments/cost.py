@@ -14,14 +14,14 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import figure
 import jax
 import numpy as np
-from figure import Arrays
 
 import asyncjax as aj
+import figure
 from asyncjax.networks import MLP, ActorCritic
 from asyncjax.panels import COLOURS, COLUMN, new_figure
+from figure import Arrays
 
 
 class Size(NamedTuple):

@@ -16,9 +16,9 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import figure
 import numpy as np
 
+import figure
 from asyncjax.panels import COLUMN, cycle, new_figure, thousands
 from asyncjax.statistics import interquartile_mean, middle_half
 

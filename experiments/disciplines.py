@@ -17,17 +17,17 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import figure
 import jax
 import numpy as np
 import optax
-from figure import Arrays, small_network
 
 import asyncjax as aj
+import figure
 from asyncjax.panels import COLOURS, COLUMN, new_figure, thousands
 from asyncjax.statistics import interquartile_mean
 from asyncjax.sweeps.lanes import keys_of
 from asyncjax.sweeps.summaries import curve, stretch_ends
+from figure import Arrays, small_network
 
 DISCIPLINES = ("synchronous", "asynchronous", "torn", "bounded", "grouped")
 SERVICES = ("equal", "exponential", "straggling")

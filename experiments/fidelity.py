@@ -10,13 +10,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import figure
 import jax
 import numpy as np
-from figure import Arrays
 
 import asyncjax as aj
+import figure
 from asyncjax import fidelity, panels, telemetry
+from figure import Arrays
 
 QUANTITIES = ("staleness", "return")
 

@@ -12,12 +12,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-from train import prepare_jax
 
 from asyncjax.environment import Discrete, Environment
 from asyncjax.networks import MLP, ActorCritic
 from asyncjax.q_networks import QNetwork
 from asyncjax.statistics import bootstrap_interval, middle_half
+from train import prepare_jax
 
 Arrays = dict[str, np.ndarray]
 ACTION_VALUES = ("one_step_q", "one_step_sarsa", "n_step_q")

@@ -16,10 +16,10 @@ from typing import Any
 import jax
 import numpy as np
 import tyro
-from fault_injection import equal, hooked
 
 import asyncjax as aj
 from asyncjax.cluster import connected
+from fault_injection import equal, hooked
 
 
 @dataclasses.dataclass(frozen=True)

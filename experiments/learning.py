@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from train import exit_code
 
 import asyncjax as aj
 from asyncjax import commandline, plotting, statistics
@@ -26,6 +25,7 @@ from asyncjax.checks import check_counts
 from asyncjax.sweeps import summaries
 from asyncjax.sweeps.batch_progress import BatchProgress
 from asyncjax.sweeps.store import Store
+from train import exit_code
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,15 +14,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple
 
-import figure
 import jax
 import numpy as np
 import optax
-from figure import Arrays, small_network
 
 import asyncjax as aj
+import figure
 from asyncjax.panels import COLOURS, COLUMN, new_figure
 from asyncjax.statistics import bootstrap_interval
+from figure import Arrays, small_network
 
 Number = float | jax.Array
 

@@ -20,13 +20,13 @@ import jax
 import numpy as np
 import optax
 import tyro
-from train import exit_code, last_return, prepare_jax
 
 import asyncjax as aj
 from asyncjax import runs
 from asyncjax.environment import Discrete
 from asyncjax.networks import ActorCritic, layer, patches
 from asyncjax.progress import Progress
+from train import exit_code, last_return, prepare_jax
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
 from laboratory.chance import random_worker, variances
 from laboratory.closed_forms import elastic_step, stable_step, stationary_variance
 from laboratory.pictures import plot

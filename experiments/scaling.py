@@ -16,16 +16,16 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import figure
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from figure import Arrays
 
 import asyncjax as aj
+import figure
 from asyncjax.cluster import connected
 from asyncjax.panels import COLOURS, COLUMN, new_figure, powers_of_two
+from figure import Arrays
 
 KINDS = ("equal", "straggling")
 DISCIPLINES = ("asynchronous", "barrier")

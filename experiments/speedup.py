@@ -20,19 +20,19 @@ from functools import cache, partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import figure
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from figure import ACTION_VALUES, Arrays, small_network
 
 import asyncjax as aj
+import figure
 from asyncjax.environment import Environment
 from asyncjax.panels import COLOURS, COLUMN, draw_speedup, new_figure, powers_of_two
 from asyncjax.rollout import Rollout, init_rollout, unroll
 from asyncjax.sweeps.lanes import keys_of
 from asyncjax.sweeps.store import Store
+from figure import ACTION_VALUES, Arrays, small_network
 
 
 class Task(NamedTuple):

@@ -12,15 +12,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import figure
 import numpy as np
 import optax
-from figure import Arrays, small_network
 
 import asyncjax as aj
+import figure
 from asyncjax.maps import draw_heat_map
 from asyncjax.panels import COLUMN, new_figure
 from asyncjax.statistics import bootstrap_interval, middle_half, paired_difference
+from figure import Arrays, small_network
 
 OPTIONS: dict[str, dict[str, int]] = {  # a trajectory is longer than a gradient's segment; an episode of Catch has 9
     "impala": {"unroll_length": 18},

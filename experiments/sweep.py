@@ -29,8 +29,6 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from spaces import Range, Space, choices_by_optuna, choices_of, parse_space
-from train import exit_code, prepare_jax
 
 import asyncjax as aj
 from asyncjax import commandline, plotting, runs
@@ -41,6 +39,8 @@ from asyncjax.cluster import connected
 from asyncjax.environment import Environment
 from asyncjax.panels import new_figure
 from asyncjax.sweeps import summaries
+from spaces import Range, Space, choices_by_optuna, choices_of, parse_space
+from train import exit_code, prepare_jax
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,9 +156,9 @@ def run(name: str, args: Args, path: Path, argv: list[str]) -> aj.Table:
     for setting in settings:  # raises where options do not go together
         make_schedule(env, {**args, **setting, "total_steps": 1, "key": jax.random.key(0)})
         commandline.build(factory, env, {**args, **setting})  # in a program its checks do not see the values
-    check_against(args["against"], spaces)
-    record(path, {"method": name, "argv": argv, **args})
     varied = {name: values for space in spaces.values() for name, values in space.items()}
+    check_against(args["against"], varied)
+    record(path, {"method": name, "argv": argv, **args})
     sweep = sweep_of(factory, env, args, varied, path / "runs")
     # Connected once, as Optuna's choices are a sweep for each batch.
     ray = connected(args["address"], os.cpu_count() or 1) if args["engine"] == "ray" else contextlib.nullcontext()
@@ -181,9 +181,8 @@ def spaces_of(factory: Callable[..., aj.Method], args: Args) -> dict[str, Space]
     return spaces
 
 
-def check_against(against: tuple[str, ...], spaces: dict[str, Space]) -> None:
+def check_against(against: tuple[str, ...], varied: Space) -> None:
     """Raises ValueError for settings to compare with that there will not be: not when everything has run."""
-    varied = {name: values for space in spaces.values() for name, values in space.items()}
     for specification in against:
         for name, chosen in parse_space([specification], dict.fromkeys(varied, Any)).items():
             values = varied[name]

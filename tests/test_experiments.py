@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,8 +14,6 @@ import optax
 import pytest
 
 import asyncjax as aj
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
 import corrected
 import corrections
 import cost

@@ -55,7 +55,7 @@ def test_the_gradient_is_reinforce(whole):
     worker = jax.tree.map(lambda x: x[0], local)
     message, _, _ = jax.jit(method.work)(shared.params, worker)
     begun = start(agent, worker.key, 3) if whole else worker
-    trajectory = collect(agent, shared.params, begun, length)[1]
+    trajectory = collect(agent, shared.params, begun, length)[0]
     weights = np.zeros((length, 3), np.float32)
     for n in range(3):
         g, ends = 0.0, np.asarray(trajectory.terminated | trajectory.truncated)[:, n]
@@ -88,8 +88,8 @@ def test_the_learner_remembers_what_the_actor_did(core):
     agent = make_agent(env, RecurrentActorCritic(2, MLP((4,)), core, features=4))
     params = agent.init(jax.random.key(0))
     rollout = start(agent, jax.random.key(1), 2)
-    rollout, _, _ = collect(agent, params, rollout, 2)  # the next segment begins in the middle of an episode
-    after, trajectory, _ = collect(agent, params, rollout, 5, extra=lambda pi, action: pi.log_prob(action))
+    _, rollout, _ = collect(agent, params, rollout, 2)  # the next segment begins in the middle of an episode
+    trajectory, after, _ = collect(agent, params, rollout, 5, extra=lambda pi, action: pi.log_prob(action))
     out = forward(agent, params, trajectory)
     log_prob = jax.vmap(lambda pi, action: pi.log_prob(action))(out.pi, trajectory.action)
     np.testing.assert_allclose(log_prob, trajectory.extra, rtol=1e-5, atol=1e-6)

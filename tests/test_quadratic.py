@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
 from laboratory import chance, closed_forms, rules, stability
 from laboratory.runs import grew
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 import asyncjax as aj
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
 import scaling
 
 TRAVELS, COMMIT, MESSAGE = 0.004, 0.0005, 0.0015

@@ -1,16 +1,11 @@
 """The solving script: what it writes, and that a run that was stopped continues where it was."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import asyncjax as aj
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "experiments"))
-
 import solve
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import importlib.util
 import math
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,14 +14,12 @@ import pytest
 from hypothesis import strategies as st
 
 import asyncjax as aj
+import learning
+import spaces
+import sweep
+from train import exit_code
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "experiments"))
-
-import learning  # noqa: E402
-import spaces  # noqa: E402
-import sweep  # noqa: E402
-from train import exit_code  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

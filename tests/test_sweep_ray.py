@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,15 +15,13 @@ import optax
 import pytest
 
 import asyncjax as aj
+import sweep
 from asyncjax.cluster import connected
 from asyncjax.sweeps import summaries
 from tests.laws import KEY, assert_equal
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")  # in Ray's processes, too
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
-sys.path.insert(0, str(EXPERIMENTS))
-
-import sweep  # noqa: E402
 
 
 @pytest.fixture(scope="module")

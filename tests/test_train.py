@@ -18,12 +18,10 @@ import numpy as np
 import pytest
 
 import asyncjax as aj
+import train
 from asyncjax import arguments, commandline, runs, schedules, tuned
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "experiments"))
-
-import train  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from asyncjax.adapters.fleet import Fleet, VectorEnv
 from asyncjax.environment import Environment, Space, Step
-from asyncjax.traced import inner_jaxprs
+from asyncjax.traced import equations
 
 PyTree = Any
 MARK = "step on the host of "  # the jitted step's name says in every program that the host is called
@@ -88,13 +88,8 @@ def types_of(space: Space) -> PyTree:
 
 def lives_on_host(jaxpr: Any) -> str | None:
     """The name of a host environment that is stepped in what `jax.make_jaxpr` traced, or None."""
-    for equation in jaxpr.eqns:
-        name = equation.params.get("name")
-        if isinstance(name, str) and name.startswith(MARK):
-            return name.removeprefix(MARK)
-        if found := next(filter(None, map(lives_on_host, inner_jaxprs(equation))), None):
-            return found
-    return None
+    names = (str(equation.params.get("name")) for equation in equations(jaxpr))
+    return next((name.removeprefix(MARK) for name in names if name.startswith(MARK)), None)
 
 
 def check_compiled(env: Environment) -> None:

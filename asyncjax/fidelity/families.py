@@ -78,26 +78,14 @@ def empirical(times: np.ndarray) -> Fit:
 
 def gamma_shape(x: np.ndarray) -> float:
     """The shape of a gamma distribution of greatest likelihood; at most 1e6, which is all but constant."""
+    from scipy.special import digamma, polygamma  # on use, as scipy is everywhere here
+
     gap = max(math.log(x.mean()) - float(np.log(x).mean()), 5e-7)
     shape = (3 - gap + math.sqrt((gap - 3) ** 2 + 24 * gap)) / (12 * gap)
     for _ in range(20):
-        step = (math.log(shape) - _digamma(shape) - gap) / (1 / shape - _trigamma(shape))
+        step = (math.log(shape) - digamma(shape) - gap) / (1 / shape - polygamma(1, shape))
         shape = max(shape - step, shape / 2)
-    return min(shape, 1e6)
-
-
-def _digamma(x: float) -> float:
-    shift = 0.0
-    while x < 10:
-        shift, x = shift - 1 / x, x + 1
-    return shift + math.log(x) - 1 / (2 * x) - 1 / (12 * x**2) + 1 / (120 * x**4) - 1 / (252 * x**6)
-
-
-def _trigamma(x: float) -> float:
-    shift = 0.0
-    while x < 10:
-        shift, x = shift + 1 / x**2, x + 1
-    return shift + 1 / x + 1 / (2 * x**2) + 1 / (6 * x**3) - 1 / (30 * x**5) + 1 / (42 * x**7)
+    return min(float(shape), 1e6)
 
 
 def _gamma_log_density(x: np.ndarray, shape: float, mean: float) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import numpy as np
 
 from asyncjax.fidelity.families import Family, choose, empirical, fits, model
-from asyncjax.schedules import Schedule
+from asyncjax.schedules import Schedule, successive
 from asyncjax.service import Service
 
 
@@ -76,11 +76,8 @@ def restart_times(schedule: Schedule) -> np.ndarray:
       ValueError: no times were recorded.
     """
     time, begin = _recorded(schedule.time, schedule.begin)
-    worker, begin = np.asarray(schedule.worker).ravel(), begin.ravel()
-    committed = np.repeat(time, schedule.group_size)
-    order = np.lexsort((begin, worker))
-    same = worker[order][1:] == worker[order][:-1]
-    return np.maximum(begin[order][1:] - committed[order][:-1], 0.0)[same]
+    earlier, later = successive(schedule.worker, begin)
+    return np.maximum(begin.ravel()[later] - np.repeat(time, schedule.group_size)[earlier], 0.0)
 
 
 def fit_commit(schedule: Schedule, family: Family | None = None) -> Service:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from asyncjax.checks import check_choice, check_counts, check_least, check_positive, check_whole
 from asyncjax.mdp.core import FunctionMDP
+
+Issue = Literal["lifo", "fifo"]
 
 
 def mountain_car(num_positions: int = 51, num_velocities: int = 41) -> FunctionMDP:
@@ -23,6 +26,9 @@ def mountain_car(num_positions: int = 51, num_velocities: int = 41) -> FunctionM
 
     Source: Moore (1990); the constants of Gymnasium's MountainCar-v0. Discretization: Munos and Moore (2002).
     """
+
+    check_whole(num_positions=num_positions, num_velocities=num_velocities)
+    check_least(2, num_positions=num_positions, num_velocities=num_velocities)
 
     def transition(state: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         row, column = jnp.divmod(state, num_velocities)
@@ -60,7 +66,7 @@ def perishable_inventory(
     shortage_cost: float = 5.0,
     wastage_cost: float = 7.0,
     holding_cost: float = 1.0,
-    issue: Literal["lifo", "fifo"] = "lifo",
+    issue: Issue = "lifo",
 ) -> FunctionMDP:
     """One product that perishes: order daily, sell the newest or the oldest first, throw away what is too old.
 
@@ -82,6 +88,11 @@ def perishable_inventory(
 
     Source: De Moor, Gijsbrechts and Boute (2022); details as in the package mdpax.
     """
+    check_counts(useful_life=useful_life, lead_time=lead_time)
+    check_whole(max_order=max_order, max_demand=max_demand)
+    check_least(0, max_order=max_order, max_demand=max_demand)
+    check_positive(demand_mean=demand_mean, demand_variation=demand_variation)
+    check_choice(get_args(Issue), issue=issue)
     base, places = max_order + 1, lead_time - 1 + useful_life
     size = base ** np.arange(places - 1, -1, -1, dtype=np.int32)  # of a digit
 
@@ -128,6 +139,8 @@ def hashed_garnet(seed: int, num_states: int, num_actions: int, num_successors: 
       >>> aj.mdp.hashed_garnet(0, 10_000_000, 4, 5).num_successors
       5
     """
+    check_whole(seed=seed)
+    check_counts(num_states=num_states, num_actions=num_actions, num_successors=num_successors)
     count = 2 * num_successors + 1
 
     def transition(state: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from asyncjax.checks import check_counts, check_whole
+from asyncjax.checks import check_counts, check_least, check_whole
 from asyncjax.mdp.check import check_chances
 from asyncjax.mdp.convert import from_arrays, from_rows
 from asyncjax.mdp.core import MDP
@@ -35,7 +35,8 @@ def forest(num_states: int = 3, r1: float = 4.0, r2: float = 2.0, p: float = 0.1
     Source: the example problem of the MDPtoolbox packages.
     """
     check_chances(p=p)
-    _at_least("num_states", num_states, 2)
+    check_whole(num_states=num_states)
+    check_least(2, num_states=num_states)
     age = np.arange(num_states)
     reward = np.zeros((2, num_states))
     reward[0, -1], reward[1, 1:-1], reward[1, -1] = r1, 1.0, r2
@@ -122,7 +123,8 @@ def machine_replacement(
       replacement_cost: of a new machine, which starts in class 0 next period.
     """
     check_chances(wear=wear)
-    _at_least("num_states", num_states, 2)
+    check_whole(num_states=num_states)
+    check_least(2, num_states=num_states)
     state = np.arange(num_states)
     reward = np.stack([-operating_cost * state, np.full(num_states, -replacement_cost)])
     keep = np.stack([np.minimum(state + 1, num_states - 1), state], axis=1)
@@ -152,7 +154,8 @@ def inventory(
 
     Source: Puterman (1994), section 3.2, with its numbers as defaults.
     """
-    _at_least("capacity", capacity, 0)
+    check_whole(capacity=capacity)
+    check_least(0, capacity=capacity)
     chance = np.asarray(demand, np.float64)
     if not (chance >= 0).all() or abs(chance.sum() - 1) > 1e-9:
         raise ValueError(f"demand={demand}: probabilities are at least 0 and sum to 1.")
@@ -164,9 +167,3 @@ def inventory(
     available = supply <= capacity
     probability = np.where(available[..., None], chance, 0.0)
     return from_rows(np.where(available, reward, -np.inf), np.where(available[..., None], left, 0), probability)
-
-
-def _at_least(name: str, value: int, least: int) -> None:
-    check_whole(**{name: value})
-    if value < least:
-        raise ValueError(f"{name}={value}: use at least {least}.")

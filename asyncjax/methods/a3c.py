@@ -16,7 +16,7 @@ from asyncjax.method import Method, Metrics, PyTree
 from asyncjax.methods.gradient import gradient_method
 from asyncjax.methods.options import Number, check_options
 from asyncjax.networks import Core
-from asyncjax.rollout import Rollout, Trajectory
+from asyncjax.rollout import Trajectory
 from asyncjax.surrogates import like
 
 
@@ -105,10 +105,6 @@ def a3c(
         total = terms["policy_loss"] + like(value_cost, v_tm1) * terms["value_loss"]
         return total - like(entropy_cost, v_tm1) * terms["entropy"], terms
 
-    def sample(params: PyTree, worker: Rollout) -> tuple[Trajectory, Rollout, Metrics]:
-        worker, trajectory, episodes = collect(agent, params, worker, unroll_length)
-        return trajectory, worker, episodes
-
     # Acting is not differentiated: the loss evaluates the same parameters once more, in one large batch.
     def loss(params: PyTree, trajectory: Trajectory) -> tuple[jax.Array, Metrics]:
         values, terms = jax.vmap(segment_loss, in_axes=1)(forward(agent, params, trajectory), trajectory)
@@ -117,7 +113,7 @@ def a3c(
     return gradient_method(
         agent.init,
         lambda key: start(agent, key, num_envs),
-        sample,
+        partial(collect, agent, length=unroll_length),
         loss,
         default_optimizer() if optimizer is None else optimizer,
         max_grad_norm=max_grad_norm,

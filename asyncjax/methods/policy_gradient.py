@@ -119,8 +119,7 @@ def policy_gradient(
     def sample(params: PyTree, worker: Rollout) -> tuple[Trajectory, Rollout, Metrics]:
         if whole:
             worker = start(agent, worker.key, num_envs)
-        worker, trajectory, episodes = collect(agent, params, worker, length)
-        return trajectory, worker, episodes
+        return collect(agent, params, worker, length)
 
     def loss(params: PyTree, trajectory: Trajectory) -> tuple[jax.Array, Metrics]:
         counts, terms = jax.vmap(segment_loss, in_axes=1)(forward(agent, params, trajectory), trajectory)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from asyncjax.checks import check_given, check_whole
 from asyncjax.mdp.core import AnyMDP, action_values, policy_backup
 from asyncjax.method import Array, Method, Metrics, Stale
 from asyncjax.methods.value_iteration import (
@@ -94,6 +95,8 @@ def policy_iteration(
     cycles of the unrepaired form: Williams and Baird, Analysis of some incremental variants of policy iteration (1993).
     """
     check_problem(mdp, discount, num_blocks=num_blocks, block_size=block_size)
+    check_given(num_evaluations=num_evaluations)
+    check_whole(num_evaluations=num_evaluations)
     if num_evaluations < 0:
         raise ValueError(f"num_evaluations={num_evaluations}: use at least 0, which is value iteration.")
 

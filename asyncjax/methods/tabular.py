@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from asyncjax.mdp.core import AnyMDP
 from asyncjax.method import Array, Method, Metrics, Policy, Stale
+from asyncjax.methods.options import check_options
 from asyncjax.methods.value_iteration import Number, check_problem, distance, in_order
 from asyncjax.methods.walk import make_walk
 
@@ -89,6 +90,7 @@ def tabular_q(
     Asynchronous methods for deep reinforcement learning (2016), with a table for the network.
     """
     check_problem(mdp, discount, unroll_length=unroll_length)
+    check_options(epsilon=epsilon)
     walk = make_walk(mdp, start, max_steps)
     shape = (mdp.num_actions, mdp.num_states)
 

@@ -17,7 +17,7 @@ from asyncjax.exact import apart
 from asyncjax.method import Halves, Method, Metrics, PyTree, Stale
 from asyncjax.methods.gradient import UNCHANGED, alone, annealed, clipped, moved, only, transformation
 from asyncjax.methods.options import Count, Number, check_options
-from asyncjax.rollout import Rollout, Trajectory
+from asyncjax.rollout import Rollout, Trajectory, where
 from asyncjax.surrogates import average, ratio
 from asyncjax.telemetry.quantities import ratio_statistics
 
@@ -99,11 +99,7 @@ def trajectory_method(
         workers = jax.vmap(lambda key: start(agent, key, num_envs))(keys)
         return Learner(params, tx.init(params), shuffle_key, jnp.int32(0), fix.init(params)), workers
 
-    def work(params: PyTree, rollout: Rollout) -> tuple[Trajectory, Rollout, Metrics]:
-        rollout, trajectory, metrics = collect(
-            agent, params, rollout, unroll_length, extra=lambda pi, action: pi.log_prob(action)
-        )
-        return trajectory, rollout, metrics
+    work = partial(collect, agent, length=unroll_length, extra=lambda pi, action: pi.log_prob(action))
 
     def corrected(
         whole: tuple[PyTree, jax.Array],
@@ -309,8 +305,3 @@ def equal(x: PyTree, y: PyTree) -> jax.Array:
     """Whether two trees are the same, Bool[]."""
     same = jax.tree.leaves(jax.tree.map(lambda a, b: jnp.all(a == b), x, y))
     return jnp.stack(same).all() if same else jnp.bool_(True)
-
-
-def where(condition: jax.Array, x: PyTree, y: PyTree) -> PyTree:
-    """One tree or the other, bit for bit."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), x, y)

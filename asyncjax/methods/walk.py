@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from asyncjax.checks import check_whole
 from asyncjax.mdp.core import MDP, AnyMDP
 from asyncjax.method import Array
 
@@ -80,9 +81,10 @@ class Walk(NamedTuple):
 
 def make_walk(mdp: AnyMDP, start: Array | int | None, max_steps: int | None) -> Walk:
     """The walk whose episodes begin in `start`, states Int[n] or one of them; by default anywhere."""
+    check_whole(max_steps=max_steps)
     if max_steps is not None and max_steps < 1:
         raise ValueError(f"max_steps={max_steps}: an episode has at least 1 step; None never breaks one off.")
     starts = np.arange(mdp.num_states) if start is None else np.atleast_1d(np.asarray(start))
-    if not starts.size or starts.min() < 0 or starts.max() >= mdp.num_states:
+    if starts.dtype.kind not in "iu" or not starts.size or starts.min() < 0 or starts.max() >= mdp.num_states:
         raise ValueError(f"start={start}: episodes begin in one or more of the states 0 to {mdp.num_states - 1}.")
     return Walk(mdp, jnp.asarray(starts, jnp.int32), max_steps)

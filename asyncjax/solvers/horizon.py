@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from asyncjax.mdp import MDP
+from asyncjax.solvers.host import HostModel
 
 
 def longest_time(mdp: MDP, expired: Callable[[], bool]) -> float:
@@ -20,8 +21,6 @@ def longest_time(mdp: MDP, expired: Callable[[], bool]) -> float:
       mdp: a problem that `check(mdp, 1.0)` lets pass.
       expired: whether there is no time left to find one; the largest number is one, too.
     """
-    from asyncjax.solvers.host import HostModel
-
     counted = MDP(
         np.where(np.isneginf(mdp.reward), -np.inf, 1.0), mdp.successor, np.asarray(mdp.probability, np.float64)
     )

@@ -5,16 +5,14 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Generator, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from asyncjax.cluster import connected
 from asyncjax.method import Metrics
 from asyncjax.processes import adopt, options_here
-
-if TYPE_CHECKING:
-    from asyncjax.sweeps.core import Batch, Recipe
+from asyncjax.sweeps.recipe import Batch, Recipe
 
 
 def on_ray(
@@ -61,7 +59,5 @@ def _values(options: tuple[Any, ...], recipe: list[Any], batch: Batch) -> Metric
 def _recipe(reference: Any) -> Recipe:
     """The recipe, with the programs that it has compiled for this process's earlier batches."""
     import ray
-
-    from asyncjax.sweeps.core import Recipe
 
     return Recipe(*ray.get(reference))

@@ -142,7 +142,7 @@ def pause(schedule: Schedule, worker: int | Sequence[int], start: float, stop: f
 def bursts(schedule: Schedule, period: float) -> Schedule:
     """Messages arrive only at multiples of `period` seconds, together, as through a network that flushes."""
     _check_positive(period=period)
-    return _retime(schedule, lambda w, begin, end: float(np.ceil(end / period) * period))
+    return _retime(schedule, lambda w, begin, end: float(period * _ceil(end / period)))
 
 
 def storms(schedule: Schedule, key: jax.Array, calm: float, storm: float, factor: float) -> Schedule:
@@ -159,6 +159,8 @@ def storms(schedule: Schedule, key: jax.Array, calm: float, storm: float, factor
     _check_positive(calm=calm, storm=storm)
     if not factor >= 1:
         raise ValueError(f"factor={factor}: in a storm work takes longer; use a factor of at least 1.")
+    if factor == 1:
+        return schedule  # which rounding, below, would not always give back
     longest = factor * float(_stream(schedule).end.max(initial=0.0))
     rng = np.random.default_rng([int(word) for word in np.asarray(jax.random.key_data(key)).ravel()])
     count = 2 * int(longest / (calm + storm) + 4 * np.sqrt(longest / (calm + storm)) + 8)
@@ -332,6 +334,11 @@ def _workers(schedule: Schedule, worker: int | Sequence[int]) -> list[int]:
     if np.any((workers < 0) | (workers >= schedule.num_workers)):
         raise ValueError(f"worker={worker}: the schedule has the workers 0 to {schedule.num_workers - 1}.")
     return workers.tolist()
+
+
+def _ceil(x: float) -> float:
+    """The next whole number, of a quotient that rounding may have made a bit larger than one."""
+    return np.round(x) if np.isclose(x, np.round(x), rtol=1e-12, atol=0) else np.ceil(x)
 
 
 def _check_bound(bound: int) -> None:

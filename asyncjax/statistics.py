@@ -78,7 +78,11 @@ def bootstrap_interval(
         raise ValueError("ys has no rows: an interval takes at least one seed, and some ten to mean something.")
     rng = np.random.default_rng(0)
     draws = np.stack([statistic(ys[rng.integers(len(ys), size=len(ys))]) for _ in range(num_resamples)])
-    low, high = np.percentile(draws, (50 - 50 * level, 50 + 50 * level), axis=0)
+    ends = (50 - 50 * level, 50 + 50 * level)
+    with np.errstate(invalid="ignore"):
+        between = np.percentile(draws, ends, axis=0)
+    # Between two infinite draws, such as times to a target that was not reached, there is nothing to interpolate.
+    low, high = np.where(np.isnan(between), np.percentile(draws, ends, axis=0, method="nearest"), between)
     return low, high
 
 
@@ -99,7 +103,11 @@ class Difference(NamedTuple):
 
     @property
     def resolved(self) -> np.ndarray:
-        """Bool[...]: the interval leaves out 0; never with one seed."""
+        """Bool[...]: the interval leaves out 0; never with one seed.
+
+        Where there is no difference, at a level of 95 % normal data leave it out in 50 % of cases with two seeds, 25 %
+        with three, 12 % with four, 10 % with five and 7 % with ten.
+        """
         return leaves_out_zero(self.low, self.high, len(self.per_seed))
 
 
@@ -164,7 +172,7 @@ def seeds_needed(differences: np.ndarray, effect: float, *, level: float = 0.95,
     leaves out 0 in 73 % of cases instead of 80 %, and takes a fifth more seeds for those.
     """
     _check_probability(level=level, power=power)
-    if not effect > 0:
+    if np.ndim(effect) or not effect > 0:
         raise ValueError(f"effect={effect}: give the size of the difference, a positive number.")
     differences = np.asarray(differences, np.float64)
     if len(differences) < 2:
@@ -174,7 +182,10 @@ def seeds_needed(differences: np.ndarray, effect: float, *, level: float = 0.95,
         raise ValueError(f"differences is not finite in the rows {seeds}, so it has no spread: leave those seeds out.")
     quantile = NormalDist().inv_cdf
     z = quantile((1 + level) / 2) + quantile(power)
-    return np.maximum(2, np.ceil(np.square(z * differences.std(0, ddof=1) / effect))).astype(np.int64)
+    seeds = np.maximum(2, np.ceil(np.square(z * differences.std(0, ddof=1) / effect)))
+    if np.any(seeds > 2**53):
+        raise ValueError(f"effect={effect} is too small beside the spread: no number of seeds would resolve it.")
+    return seeds.astype(np.int64)
 
 
 def _check_probability(**arguments: float) -> None:

@@ -256,6 +256,17 @@ def test_running_means_are_right_in_half_precision(make: Callable[[], Any], expe
     np.testing.assert_allclose(float(out), expected, rtol=1e-3)
 
 
+@pytest.mark.parametrize("size", [1e-4, 300.0, 2000.0])
+@pytest.mark.parametrize("make", [corrections.delay_compensation, corrections.adaptive_delay_compensation])
+def test_squares_leave_the_range_of_half_precision(make: Callable[[], Any], size: float) -> None:
+    def corrected(dtype: str) -> float:
+        correction, now, then = make(), jnp.ones((), dtype), jnp.asarray(1 - 2.0**-10, dtype)
+        message, stale = jnp.asarray(size, "float16").astype(dtype), {"staleness": jnp.int32(1), "stale_params": then}
+        return float(correction.update(message, correction.init(now), now, **stale)[0])
+
+    np.testing.assert_allclose(corrected("float16"), corrected("float32"), rtol=1e-3)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Parts of the parameters
 

@@ -167,6 +167,20 @@ def test_bursts_arrive_together() -> None:
     assert len(np.unique(edited.time)) < edited.num_updates / 2
 
 
+@pytest.mark.parametrize("seconds", [0.05, 0.1, 0.2, 0.3])
+def test_a_burst_delays_nothing_that_arrives_with_it(seconds: float) -> None:
+    """Times are sums, so that those at multiples of the period are so but for rounding."""
+    schedule = schedules.from_service_times(aj.service.constant(seconds), 50, 2, KEY)
+    edited = faults.bursts(schedule, seconds)
+    assert_equal((edited.worker, edited.read), (schedule.worker, schedule.read))
+    np.testing.assert_allclose(edited.time, schedule.time, rtol=1e-9)
+
+
+def test_a_storm_that_slows_nothing_drops_nothing() -> None:
+    schedule = schedules.from_service_times(aj.service.exponential(), 100, 3, KEY)
+    assert_equal(faults.storms(schedule, KEY, calm=3.0, storm=2.0, factor=1.0), schedule)
+
+
 def test_storms_slow_all_workers_at_once() -> None:
     schedule = schedules.from_service_times(aj.service.constant([1.0, 1.1, 1.2]), 600, 3, KEY)
     edited = faults.storms(schedule, KEY, calm=20.0, storm=20.0, factor=10.0)

@@ -136,3 +136,14 @@ def test_bad_input() -> None:
         fidelity.fits(np.zeros(3))
     with pytest.raises(ValueError, match="takes at least one and two"):
         fidelity.compare([np.zeros(2)], [np.zeros(2)])
+
+
+@pytest.mark.parametrize("run", [np.array([]), np.array([1.0, np.nan])])
+def test_runs_that_have_no_distribution_are_not_compared(run: np.ndarray) -> None:
+    others = [np.ones(2)] * 3
+    with pytest.raises(ValueError, match=r"others\[1\] has .* so it has no distribution"):
+        fidelity.compare(others, [others[0], run])
+    with pytest.raises(ValueError, match="x has "):
+        fidelity.distance(run, others[0])
+    with pytest.raises(ValueError, match="gave nan, which no split can be compared with"):
+        fidelity.compare(others, others, statistic=lambda x, y: np.nan)

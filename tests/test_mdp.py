@@ -65,6 +65,34 @@ def test_exact_values_know_no_unit():
     np.testing.assert_array_equal(aj.mdp.exact_values(mdp._replace(reward=unit * mdp.reward), 0.9), expected)
 
 
+def test_exact_values_of_one_state_do_not_depend_on_the_size_of_anothers():
+    """A forbidding penalty, or values that are large because the discount is near 1, hide no gain."""
+    stay, turn = np.eye(3), np.roll(np.eye(3), 1, 1)
+    penalized = aj.mdp.from_arrays([stay, turn, stay], [[1.0, 1.0, 10.0], [0.0] * 3, [-1e15] * 3])
+    np.testing.assert_allclose(aj.mdp.exact_values(penalized, 0.9), [81.0, 90.0, 100.0])
+    discount, gain = 1 - 1e-8, 5e-5
+    to_first, swap = np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([[0.0, 1.0], [1.0, 0.0]])
+    to_and_fro = aj.mdp.from_arrays([to_first, swap], [[1.0, 1.5 + gain], [0.5, 1.5 + gain]])
+    cycle = (0.5 + discount * (1.5 + gain)) / (1 - discount**2)
+    np.testing.assert_allclose(aj.mdp.exact_values(to_and_fro, discount)[0], cycle, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("policy", "discount", "sentence"),
+    [
+        ([0, 0], 0.9, r"policy is int64\[2\]: give one action"),
+        ([0, -1, 0], 0.9, "policy takes action -1 in state 1"),
+        ([0.0, 1.0, 0.0], 0.9, r"policy is float64\[3\]"),
+        ([0, 0, 0], 1.0, "never comes to an end"),
+    ],
+)
+def test_a_policy_without_values_is_refused(policy, discount, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        aj.mdp.policy_values(aj.mdp.forest(3), policy, discount)
+    with pytest.raises(ValueError, match="policy takes action 3 in state 1, which is not available there"):
+        aj.mdp.policy_values(aj.mdp.inventory(), [3] * 4, 0.9)
+
+
 def test_inventory_has_putermans_rewards():
     expected = [[0, 5, 6, 5], [-1, 0, -1, -np.inf], [-2, -3, -np.inf, -np.inf], [-5, -np.inf, -np.inf, -np.inf]]
     np.testing.assert_allclose(aj.mdp.inventory().reward, expected)
@@ -247,6 +275,10 @@ def test_malformed_problems_are_refused_by_state_and_action(mdp, sentence):
         (lambda: aj.mdp.garnet(0, 3, 0, 2), "num_actions=0: give a positive number"),
         (lambda: aj.mdp.inventory(demand=(0.5, 0.6)), "probabilities are at least 0 and sum to 1"),
         (lambda: aj.mdp.inventory(-1), "capacity=-1: use at least 0"),
+        (lambda: aj.mdp.mountain_car(1), "num_positions=1: use at least 2"),
+        (lambda: aj.mdp.hashed_garnet(0, 0, 1, 1), "num_states=0: give a positive number"),
+        (lambda: aj.mdp.perishable_inventory(issue="filo"), "issue='filo': choose one of 'lifo', 'fifo'"),
+        (lambda: aj.mdp.perishable_inventory(demand_variation=0.0), "demand_variation=0.0: give a positive number"),
     ],
 )
 def test_builders_refuse_what_makes_no_problem(build, sentence):

@@ -171,6 +171,27 @@ def test_bounds_hold_for_any_snapshot(seed, discount, ends, scale):
     assert (exact - aj.mdp.policy_values(mdp, policy, discount)).max() <= policy_bound
 
 
+def test_a_bound_counts_what_rounded_probabilities_may_add_to_the_horizon():
+    """Rows of float32 that sum to 1 + 4e-7 are taken for 1; beyond a million steps that is a factor."""
+    probability = np.full((1, 4, 1), 0.25, np.float32)
+    for _ in range(3):
+        probability = np.nextafter(probability, np.float32(2))
+    mdp, discount = MDP(np.ones((1, 1), np.float32), np.zeros((1, 4, 1), np.int32), probability), 0.9999995
+    solution = aj.solve(mdp, discount, tolerance=1.0, max_seconds=10.0)
+    exact = 1 / (1 - discount * probability.astype(np.float64).sum())
+    assert abs(float(solution.values[0]) - exact) <= solution.bound
+    assert not solution.converged
+
+
+# Anderson's differences are rounded at the size of the start: it stops, and says that it has not converged.
+@pytest.mark.parametrize("method", [name for name in SYNCHRONOUS if name != "anderson"])
+def test_rounding_is_that_of_the_answer_not_of_the_start(method):
+    mdp = MDP(np.ones((1, 1), np.float32), np.zeros((1, 1, 1), np.int32), np.ones((1, 1, 1), np.float32))
+    solution = aj.solve(mdp, 0.99, initial=[1e8], tolerance=1.0, method=method)
+    assert solution.converged
+    assert abs(float(solution.values[0]) - 100) <= solution.bound <= 1.0
+
+
 def test_differences_of_in_place_sweeps_bound_nothing():
     violated = 0
     for seed in range(100):

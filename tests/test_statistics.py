@@ -65,6 +65,15 @@ def test_a_seed_without_a_value_is_not_the_best_one(missing: int, sign: float) -
     np.testing.assert_allclose(statistics.middle_half(-ys), -statistics.middle_half(ys))
 
 
+def test_times_that_are_infinite_have_intervals_that_reach_there() -> None:
+    some = statistics.interquartile_mean(np.array([3.0, 5.0, 4.0, 6.0, 7.0, 8.0, 9.0, np.inf]))
+    assert some[0] == 6.5
+    assert np.isfinite(some[1])
+    assert some[2] == np.inf
+    low, high = statistics.bootstrap_interval(np.full(4, np.inf))
+    assert (low, high) == (np.inf, np.inf)
+
+
 def test_one_seed_resolves_nothing_and_two_may() -> None:
     assert not statistics.paired_difference(np.ones(1), np.zeros(1)).resolved
     assert statistics.paired_difference(np.ones(2), np.zeros(2)).resolved
@@ -81,6 +90,7 @@ def test_one_seed_resolves_nothing_and_two_may() -> None:
         (lambda: statistics.paired_difference(np.zeros(3), np.zeros(4)), "rows are pairs"),
         (lambda: statistics.seeds_needed(np.zeros(1), 1.0), "at least two seeds"),
         (lambda: statistics.seeds_needed(np.zeros(3), 0.0), "effect=0.0: give the size"),
+        (lambda: statistics.seeds_needed(np.arange(3.0), 1e-12), "effect=1e-12 is too small beside the spread"),
     ],
 )
 def test_bad_input(call, sentence: str) -> None:

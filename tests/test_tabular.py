@@ -122,3 +122,17 @@ def test_actions_that_are_not_available_are_never_taken() -> None:
         for key in (None, KEY):
             action, _ = run.policy.act(result.shared.q, (), jnp.int32(state), key)
             assert np.isfinite(mdp.reward[int(action), state])
+
+
+@pytest.mark.parametrize("build", [aj.tabular_q, aj.tabular_sarsa])
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"epsilon": -1.0}, "epsilon=-1.0: give a number between 0 and 1"),
+        ({"max_steps": 2.5}, "max_steps=2.5: give a whole number"),
+        ({"start": 0.5}, "start=0.5: episodes begin in one or more of the states 0 to 0"),
+    ],
+)
+def test_options_that_no_walk_has_are_refused(build: Any, options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=sentence):
+        build(ONE_STATE, 0.9, **options)

@@ -273,6 +273,7 @@ def test_updates_to_target() -> None:
     assert telemetry.updates_to_target(values, 3.0) == 2
     assert telemetry.updates_to_target(values, 3.0, window=2) == 5
     assert telemetry.updates_to_target(values, 5.1) == np.inf
+    assert telemetry.updates_to_target([0.1, 0.2, 0.3], 0.2, window=3) == 3  # but for rounding the mean is the target
     assert telemetry.updates_to_target([np.nan], 0.0) == np.inf
 
 

@@ -24,12 +24,17 @@ class Comparison(NamedTuple):
 def distance(x: ArrayLike, y: ArrayLike) -> float:
     """Kolmogorov-Smirnov distance: the largest difference between two empirical distribution functions.
 
+    Raises:
+      ValueError: a sample without values, or with one that is not a number.
+
     Example:
       >>> import asyncjax as aj
       >>> aj.fidelity.distance([1, 2], [2, 3])
       0.5
     """
     samples = [np.sort(np.ravel(np.asarray(sample))) for sample in (x, y)]
+    for name, sample in zip("xy", samples, strict=True):
+        _check_sample(name, sample)
     both = np.concatenate(samples)
     below = [np.searchsorted(sample, both, side="right") / len(sample) for sample in samples]
     return float(np.abs(below[0] - below[1]).max())
@@ -54,7 +59,8 @@ def compare(
       num_permutations: random splits, with a fixed seed.
 
     Raises:
-      ValueError: a side without runs, or two runs in all, of which no split could ever be unusual.
+      ValueError: a side without runs, or two runs in all, of which no split could ever be unusual; a run without
+        values, or with one that is not a number.
 
     Example:
       >>> import numpy as np, asyncjax as aj
@@ -71,10 +77,20 @@ def compare(
             " to find anything."
         )
     pooled, count = [np.ravel(np.asarray(run)) for run in [*runs, *others]], len(runs)
+    for i, run in enumerate(pooled):
+        _check_sample(f"runs[{i}]" if i < count else f"others[{i - count}]", run)
     observed = statistic(np.concatenate(pooled[:count]), np.concatenate(pooled[count:]))
+    if not np.isfinite(observed):
+        raise ValueError(f"statistic={statistic!r} gave {observed}, which no split can be compared with.")
     rng, as_large = np.random.default_rng(0), 1
     for _ in range(num_permutations):
         order = rng.permutation(len(pooled))
         split = [np.concatenate([pooled[i] for i in part]) for part in (order[:count], order[count:])]
         as_large += statistic(*split) >= observed - 1e-12
     return Comparison(float(observed), as_large / (num_permutations + 1))
+
+
+def _check_sample(name: str, sample: np.ndarray) -> None:
+    if not sample.size or np.isnan(sample).any():
+        what = "a value that is not a number" if sample.size else "no values"
+        raise ValueError(f"{name} has {what}, so it has no distribution: leave it out.")

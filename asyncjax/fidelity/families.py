@@ -48,8 +48,10 @@ def fits(times: np.ndarray) -> dict[Family, Fit]:
     gamma distribution (2002).
     """
     x = np.sort(np.asarray(times, np.float64))
-    if x.size < 2 or not np.all((x > 0) & np.isfinite(x)):
-        raise ValueError(f"times: a fit takes at least two positive times, but there are {int(np.sum(x > 0))}.")
+    wrong = x[~((x > 0) & np.isfinite(x))]
+    if x.size < 2 or wrong.size:
+        beside = f", and {wrong[0]} beside them" if wrong.size else ""
+        raise ValueError(f"times: a fit takes at least two positive times, but there are {x.size - wrong.size}{beside}.")
     mean, logs = float(x.mean()), np.log(x)
     sigma = max(float(logs.std()), 1e-6)
     shape = gamma_shape(x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from asyncjax.mdp.check import check
+from asyncjax.mdp.check import check, check_discount
 from asyncjax.mdp.core import MDP
 
 _DENSE = 2000  # states up to which a dense linear solve is quicker than a sparse one
@@ -15,8 +15,11 @@ def policy_values(mdp: MDP, policy: np.ndarray, discount: float) -> np.ndarray:
 
     Args:
       mdp: the problem; tens of thousands of states at most, fewer where successors are scattered.
-      policy: Int[S].
+      policy: Int[S], of actions that are available.
       discount: at most 1; with 1 the policy must end from every state.
+
+    Raises:
+      ValueError: a policy that is none, or a discount with which it has no values.
 
     Example:
       >>> import asyncjax as aj
@@ -27,18 +30,28 @@ def policy_values(mdp: MDP, policy: np.ndarray, discount: float) -> np.ndarray:
     import scipy.sparse as sparse
     import scipy.sparse.linalg
 
-    policy = np.asarray(policy)
-    states = np.arange(mdp.num_states)
+    policy, states = _checked(mdp, np.asarray(policy)), np.arange(mdp.num_states)
     reward = np.asarray(mdp.reward, np.float64)[policy, states]
     rows = np.broadcast_to(states[:, None], (mdp.num_states, mdp.num_successors))
     columns = np.asarray(mdp.successor)[policy, :, states]
     entries = np.asarray(mdp.probability, np.float64)[policy, :, states]
+    check_discount(MDP(reward[None], columns.T[None], entries.T[None]), discount)
     shape = (mdp.num_states, mdp.num_states)
     chain = sparse.coo_array((entries.ravel(), (rows.ravel(), columns.ravel())), shape).tocsc()
     system = sparse.eye_array(mdp.num_states, format="csc") - discount * chain
     if mdp.num_states <= _DENSE:
         return np.linalg.solve(system.toarray(), reward)
     return np.asarray(scipy.sparse.linalg.spsolve(system, reward))
+
+
+def _checked(mdp: MDP, policy: np.ndarray) -> np.ndarray:
+    if policy.shape != (mdp.num_states,) or policy.dtype.kind not in "iu":
+        raise ValueError(f"policy is {policy.dtype}{list(policy.shape)}: give one action, a whole number, per state.")
+    wrong = (policy < 0) | (policy >= mdp.num_actions)
+    wrong |= np.isneginf(np.asarray(mdp.reward)[np.where(wrong, 0, policy), np.arange(mdp.num_states)])
+    for state in np.flatnonzero(wrong)[:1]:
+        raise ValueError(f"policy takes action {policy[state]} in state {state}, which is not available there.")
+    return policy
 
 
 def exact_values(mdp: MDP, discount: float) -> np.ndarray:
@@ -55,13 +68,15 @@ def exact_values(mdp: MDP, discount: float) -> np.ndarray:
     check(mdp, discount)
     reward, probability = np.asarray(mdp.reward, np.float64), np.asarray(mdp.probability, np.float64)
     successor, states = np.asarray(mdp.successor), np.arange(mdp.num_states)
-    policy, largest = reward.argmax(axis=0), np.abs(reward[np.isfinite(reward)]).max()
-    while True:
+    policy, tried = reward.argmax(axis=0), set()
+    while policy.tobytes() not in tried:  # rounding could make equal policies alternate for ever
+        tried.add(policy.tobytes())
         values = policy_values(mdp, policy, discount)
         quality = reward + discount * (probability * values[successor]).sum(axis=1)
-        # Changing an action only for a true gain: rounding must not make two equal policies alternate for ever.
-        gain = quality.max(axis=0) - quality[policy, states]
-        better = gain > 1e-12 * max(largest, np.abs(values).max())
-        if not better.any():
-            return values
-        policy = np.where(better, quality.argmax(axis=0), policy)
+        summed = np.abs(reward) + discount * (probability * np.abs(values)[successor]).sum(axis=1)
+        best = quality.argmax(axis=0)
+        # An action is changed for a gain beyond the rounding of the two sums compared. Other states' numbers do not
+        # count: an error of a gain g grows to g / (1 - discount).
+        rounding = 4 * np.finfo(np.float64).eps * (summed[best, states] + summed[policy, states])
+        policy = np.where(quality[best, states] - quality[policy, states] > rounding, best, policy)
+    return values

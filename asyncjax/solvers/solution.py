@@ -119,6 +119,17 @@ class Certificate:
         """The bound that rounding allows: no sweep gets below it. Shifted values may be much larger than TV."""
         return self.horizon * self.rounding * self.scale(residual)
 
+    def least_floor(self, residual: Residual, bound: float) -> float:
+        """The same for the answer, which with this bound may be much smaller than what the solver was started with."""
+        answer = float(abs(residual.values + self.shift(residual.low, residual.high)).max())
+        return self.horizon * self.rounding * max(answer - bound, 0.0)
+
+    @property
+    def amplification(self) -> float:
+        """How much longer the horizon H may really be, as probabilities are rounded, too: 1 / (1 - H rounding)."""
+        lost = self.horizon * self.rounding
+        return 1 / (1 - lost) if lost < 1 else np.inf
+
     def scale(self, residual: Residual) -> float:
         """What no shifted value exceeds."""
         return residual.scale + abs(self.shift(residual.low, residual.high))
@@ -160,22 +171,27 @@ class Run:
 
     def done(self, residual: Residual) -> bool:
         """Takes note of a full residual; whether to stop at it."""
+        amplification = self.certificate.amplification
         check_finite(self.certificate.scale(residual))
-        self.bound, self.policy_bound = self.certificate.bounds(residual)
+        bound, policy_bound = self.certificate.bounds(residual)
+        trusted = np.isfinite(amplification)
+        self.bound = bound * amplification if trusted else np.inf
+        self.policy_bound = policy_bound * amplification if trusted else np.inf
         self.tell(residual, self.bound)
-        self.since = 0 if self.bound < self.best else self.since + 1
-        self.best = min(self.best, self.bound)
-        self.finished = self.converged or self._exact(self.certificate.floor(residual)) or self.expired()
+        self.since = 0 if bound < self.best else self.since + 1
+        self.best = min(self.best, bound)
+        self.finished = self.converged or self._exact(residual, bound) or self.expired()
         return self.finished
 
-    def _exact(self, floor: float) -> bool:
+    def _exact(self, residual: Residual, bound: float) -> bool:
         """Whether rounding allows no more.
 
         Where a policy goes round in cycles, a sweep takes only 1 - discount of an error off, and values come to rest
         as soon as that is less than rounding: a horizon's length above the floor.
         """
-        at_rest = self.since >= _AT_REST and self.bound <= self.certificate.horizon * floor
-        return at_rest or self.bound <= 2 * floor
+        floor = self.certificate.floor(residual)
+        at_rest = self.since >= _AT_REST and bound <= self.certificate.horizon * floor
+        return at_rest or (bound <= 2 * floor and bound <= 2 * self.certificate.least_floor(residual, bound))
 
     @property
     def converged(self) -> bool:

@@ -141,6 +141,8 @@ def updates_to_target(values: ArrayLike, target: float, window: int = 1) -> floa
     known = np.flatnonzero(~np.isnan(rows))
     if known.size < window:
         return float("inf")
-    above = np.convolve(rows[known] - target, np.ones(window), mode="valid")  # where all are at the target: exactly 0
-    reached = np.flatnonzero(above >= 0)
+    above = np.convolve(rows[known] - target, np.ones(window), mode="valid")
+    sizes = np.where(np.isfinite(rows[known]), np.abs(rows[known]), 0) + abs(target)
+    rounding = 2 * np.finfo(np.float64).eps * np.convolve(sizes, np.ones(window), mode="valid")
+    reached = np.flatnonzero(above >= -rounding)
     return float(known[reached[0] + window - 1] + 1) if reached.size else float("inf")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -236,6 +237,18 @@ def load_schedule(path: Path) -> Schedule:
         missing = "no schedule in that directory" if path.is_dir() else "no such file"
         raise ValueError(f"schedule={path}: there is {missing}; give a run directory, or its schedule.npz.")
     return schedule
+
+
+def describe_recorded(config: Config) -> str:
+    """What the run, whose schedule this one repeats, had otherwise of what makes its numbers; empty where nothing."""
+    path = Path(config["schedule"])
+    directory = path if path.is_dir() else path.parent
+    if not (directory / "config.json").is_file():
+        return ""
+    of_method = typing.get_type_hints(commandline.options(commandline.factories()[config["method"]]))
+    names = {"method", "env", "env_params", "seed", "num_workers", *of_method}
+    others = runs.differences(directory, config)
+    return ", ".join(f"{name}={value}" for name, value in others.items() if name in names)
 
 
 def virtual_schedule(config: Config, discipline: Discipline, steps: int, key: jax.Array) -> Schedule:

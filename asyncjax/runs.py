@@ -195,14 +195,19 @@ def create(path: Path) -> None:
 
 def check_config(path: Path, config: Mapping[str, Any], may_differ: Iterable[str] = ()) -> None:
     """Raises ValueError unless `config` is the one recorded in the run directory."""
+    for name, saved in differences(path, config).items():
+        if name not in may_differ:
+            raise ValueError(
+                f"{path} is a run of another configuration: {name} is {saved!r} there and {config.get(name)!r} here."
+                f" Give {name}={saved!r}, or choose another run directory."
+            )
+
+
+def differences(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run directory's configuration has otherwise than this one: name -> the recorded value."""
     saved = _read_json(path / "config.json")
     given = json.loads(json.dumps(dict(config)))  # tuples are lists there
-    for name in {**saved, **given}:
-        if name not in may_differ and saved.get(name) != given.get(name):
-            raise ValueError(
-                f"{path} is a run of another configuration: {name} is {saved.get(name)!r} there and"
-                f" {given.get(name)!r} here. Give {name}={saved.get(name)!r}, or choose another run directory."
-            )
+    return {name: saved.get(name) for name in {**saved, **given} if saved.get(name) != given.get(name)}
 
 
 def versions() -> dict[str, str]:

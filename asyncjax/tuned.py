@@ -5,14 +5,19 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Any
 
+
+def falling(learning_rate: float, steps: float) -> dict[str, Any]:
+    """Adam, whose step size falls to 0 over so many environment steps."""
+    return {"optimizer": "adam", "learning_rate": learning_rate, "anneal_steps": steps}
+
+
 IMAGES = {
     "group_size": 8,
     "num_envs": 8,
     "unroll_length": 128,
     "epochs": 4,
     "num_minibatches": 8,
-    "learning_rate": 2.5e-3,
-    "anneal_steps": 1e6,
+    **falling(2.5e-3, 1e6),
 }
 # In these games returns go on rising for five million steps.
 LONG_GAMES = {**IMAGES, "epochs": 2, "anneal_steps": 5e6}
@@ -26,16 +31,16 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
     # With the default of 2,000 steps the greedy policies of some seeds are bad wherever the run ends.
     ("one_step_q", "CartPole-v1"): {"target_period": 500},
     ("one_step_sarsa", "CartPole-v1"): {"target_period": 500},
-    ("n_step_q", "Acrobot-v1"): {"double": True, "dueling": True, "learning_rate": 2e-3, "anneal_steps": 2e6},
+    ("n_step_q", "Acrobot-v1"): {"double": True, "dueling": True, **falling(2e-3, 2e6)},
     ("a3c", "Pendulum-v1"): {"discount": 0.9},
-    ("ppo", "Pendulum-v1"): {"discount": 0.9, "anneal_steps": 1e6, "num_minibatches": 8, "learning_rate": 2e-3},
+    ("ppo", "Pendulum-v1"): {"discount": 0.9, "num_minibatches": 8, **falling(2e-3, 1e6)},
     ("ppo", "Asterix-MinAtar"): LONG_GAMES,
     ("ppo", "SpaceInvaders-MinAtar"): LONG_GAMES,
     ("ppo", "*-MinAtar"): IMAGES,
-    ("a3c", "Asterix-MinAtar"): {"learning_rate": 3e-3, "anneal_steps": 5e6},
-    ("a3c", "SpaceInvaders-MinAtar"): {"learning_rate": 3e-3, "anneal_steps": 5e6},
-    ("a3c", "*-MinAtar"): {"learning_rate": 3e-3, "anneal_steps": 1e6},
-    ("impala", "*-MinAtar"): {"learning_rate": 4e-3, "anneal_steps": 1e6},
+    ("a3c", "Asterix-MinAtar"): falling(3e-3, 5e6),
+    ("a3c", "SpaceInvaders-MinAtar"): falling(3e-3, 5e6),
+    ("a3c", "*-MinAtar"): falling(3e-3, 1e6),
+    ("impala", "*-MinAtar"): falling(4e-3, 1e6),
 }
 
 

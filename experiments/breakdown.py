@@ -31,7 +31,7 @@ class Args:
     sizes: tuple[str, ...] = ("16x64x20", "64x1x5")
     """Workers x environments per worker x steps per message."""
     threads: tuple[int, ...] = (1, 2, 4, 16, 64)
-    """Numbers of threads for the second table, with the environments and steps of each size; () leaves it out."""
+    """Numbers of threads for the second table, with the environments and steps of each size; none leaves it out."""
     updates: int = 192
     """Updates of a timed run."""
     repeats: int = 5

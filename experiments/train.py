@@ -81,6 +81,8 @@ def train(config: Config, path: Path, resumed: bool, run_dir: list[Path]) -> Non
     print(f"{config['method']} on {env.name}: {workers}, in {path}{begun}", flush=True)
     if tuned := commandline.describe_tuned(config["method"], config):
         print(f"Tuned for {env.name}:{tuned}", flush=True)
+    if config.get("schedule") and (others := arguments.describe_recorded(config)):
+        print(f"The schedule was recorded with {others}: with the same this run would repeat that one.", flush=True)
     if (annealed := config.get("anneal_steps")) and annealed < (total := config["total_steps"]):
         still = f"the step size is 0 from there to the end, at {total:,} steps"
         print(f"anneal_steps={annealed:,.0f}: {still}; --anneal-steps {total} would spread its fall.", flush=True)

@@ -90,7 +90,7 @@ def test_a_policy_without_values_is_refused(policy, discount, sentence):
     with pytest.raises(ValueError, match=sentence):
         aj.mdp.policy_values(aj.mdp.forest(3), policy, discount)
     with pytest.raises(ValueError, match="policy takes action 3 in state 1, which is not available there"):
-        aj.mdp.policy_values(aj.mdp.inventory(), [3] * 4, 0.9)
+        aj.mdp.policy_values(aj.mdp.inventory(), np.full(4, 3), 0.9)
 
 
 def test_inventory_has_putermans_rewards():
@@ -277,7 +277,10 @@ def test_malformed_problems_are_refused_by_state_and_action(mdp, sentence):
         (lambda: aj.mdp.inventory(-1), "capacity=-1: use at least 0"),
         (lambda: aj.mdp.mountain_car(1), "num_positions=1: use at least 2"),
         (lambda: aj.mdp.hashed_garnet(0, 0, 1, 1), "num_states=0: give a positive number"),
-        (lambda: aj.mdp.perishable_inventory(issue="filo"), "issue='filo': choose one of 'lifo', 'fifo'"),
+        (
+            lambda: aj.mdp.perishable_inventory(issue="filo"),  # pyright: ignore[reportArgumentType]
+            "issue='filo': choose one of 'lifo', 'fifo'",
+        ),
         (lambda: aj.mdp.perishable_inventory(demand_variation=0.0), "demand_variation=0.0: give a positive number"),
     ],
 )

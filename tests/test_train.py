@@ -84,6 +84,13 @@ def test_replay_of_the_recorded_schedule_gives_the_same_bits(threaded, tmp_path)
     assert same(final_state(threaded).shared, final_state(tmp_path / "again").shared)
 
 
+def test_a_replay_with_other_options_says_which(threaded, tmp_path, capsys):
+    words = command("--engine", "replay", "--schedule", str(threaded / "schedule.npz"), run_dir=tmp_path / "other")
+    assert train.main([*words, "--seed", "5", "--unroll-length", "3"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("The schedule was recorded")]
+    assert sorted(re.findall(r"(\w+)=(\S+?)[,:]", line)) == [("seed", "0"), ("unroll_length", "4")]
+
+
 def test_a_directory_without_a_schedule_is_told(tmp_path):
     with pytest.raises(ValueError, match="there is no schedule in that directory; give a run directory"):
         arguments.load_schedule(tmp_path)

@@ -50,8 +50,8 @@ def fits(times: np.ndarray) -> dict[Family, Fit]:
     x = np.sort(np.asarray(times, np.float64))
     wrong = x[~((x > 0) & np.isfinite(x))]
     if x.size < 2 or wrong.size:
-        beside = f", and {wrong[0]} beside them" if wrong.size else ""
-        raise ValueError(f"times: a fit takes at least two positive times, but there are {x.size - wrong.size}{beside}.")
+        there_are = f"{x.size - wrong.size}" + (f", and {wrong[0]} beside them" if wrong.size else "")
+        raise ValueError(f"times: a fit takes at least two positive times, but there are {there_are}.")
     mean, logs = float(x.mean()), np.log(x)
     sigma = max(float(logs.std()), 1e-6)
     shape = gamma_shape(x)

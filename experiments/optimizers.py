@@ -150,16 +150,19 @@ def mean_interval(values: np.ndarray) -> str:
 
 
 def plot(arrays: Arrays) -> Any:
-    """A column per delay: returns against the learning rate, and sorted as in the paper."""
+    """A column per delay: returns against the learning rate, the mean over seeds and its 95 % band, and sorted."""
     delays = arrays["delays"]
     picture, grid = new_figure(2, len(delays), size=(len(delays) * COLUMN[0], 2 * COLUMN[1]))
     grid = grid.reshape(2, len(delays))
-    means = np.nan_to_num(arrays["returns"], nan=float(arrays["random"])).mean(-1)
+    returns = np.nan_to_num(arrays["returns"], nan=float(arrays["random"]))
+    means = returns.mean(-1)
     margin = 0.05 * np.ptp(means) + 0.01
     for d, delay in enumerate(delays):
         for o, (name, colour) in enumerate(zip(arrays["optimizers"], COLOURS, strict=False)):
             mean = means[o, d]
             grid[0, d].semilogx(arrays["rates"], mean, ".-", color=colour, label=name, linewidth=0.8, markersize=3)
+            low, high = bootstrap_interval(returns[o, d].T, lambda ys: ys.mean(0))
+            grid[0, d].fill_between(arrays["rates"], low, high, color=colour, alpha=0.2, linewidth=0)
             grid[1, d].plot(np.arange(1, len(mean) + 1), np.sort(mean)[::-1], color=colour, linewidth=1)
         grid[0, d].set_title(f"staleness {delay}", fontsize=8)
         grid[0, d].set_xlabel("learning rate")

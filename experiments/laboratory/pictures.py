@@ -15,19 +15,20 @@ def plot(arrays: dict[str, np.ndarray]) -> Any:
     """All panels."""
     width, height = panels.COLUMN
     figure, axes = panels.new_figure(3, 3, size=(3 * width, 3 * height))
-    drawn = [
-        draw_thresholds,
-        draw_momentum,
-        draw_angles,
-        draw_rates,
-        draw_variances,
-        draw_random_worker,
-        draw_compensation,
-        draw_gaps,
-        draw_elastic,
-    ]
-    for draw, ax in zip(drawn, axes.ravel(), strict=True):
+    drawn = {
+        "stability against the delay": draw_thresholds,
+        "against momentum": draw_momentum,
+        "against the eigenvalue's angle": draw_angles,
+        "rate (x: fastest without oscillation)": draw_rates,
+        "stationary variance": draw_variances,
+        "random workers (lines: heavy ball)": draw_random_worker,
+        "delay compensation (lines: slopes 1, 2)": draw_compensation,
+        "gap-aware": draw_gaps,
+        "elastic averaging": draw_elastic,
+    }
+    for letter, (title, draw), ax in zip("abcdefghi", drawn.items(), axes.ravel(), strict=True):
         draw(ax, arrays)
+        ax.set_title(f"{letter}  {title}", fontsize=8, loc="left")
     return figure
 
 

@@ -129,6 +129,8 @@ def test_actions_that_are_not_available_are_never_taken() -> None:
     ("options", "sentence"),
     [
         ({"epsilon": -1.0}, "epsilon=-1.0: give a number between 0 and 1"),
+        ({"step_size": -1.0}, "step_size=-1.0: give a number of at least 0"),
+        ({"reference": np.zeros(1)}, r"reference has the shape \(1,\): give one of \(1, 1\)"),
         ({"max_steps": 2.5}, "max_steps=2.5: give a whole number"),
         ({"start": 0.5}, "start=0.5: episodes begin in one or more of the states 0 to 0"),
     ],

@@ -31,7 +31,7 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("num_envs", "unroll_length", "epochs", "num_minibatches"), WHOLE),
     **dict.fromkeys(("target_period", "epsilon_frames"), COUNT),
     **dict.fromkeys(("discount", "gae_lambda", "trace_lambda", "epsilon", "final_epsilon"), FRACTION),
-    **dict.fromkeys(("entropy_cost", "value_cost", "max_staleness"), NOT_NEGATIVE),
+    **dict.fromkeys(("entropy_cost", "value_cost", "max_staleness", "reward_noise", "step_size"), NOT_NEGATIVE),
     **dict.fromkeys(("clip", "value_clip", "clip_rho", "clip_c", "clip_pg_rho"), NOT_NEGATIVE),
     **dict.fromkeys(("max_grad_norm", "anneal_steps", "anneal_messages", "reward_clip"), POSITIVE),
 }

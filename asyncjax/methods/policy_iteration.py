@@ -14,6 +14,7 @@ from asyncjax.methods.value_iteration import (
     Number,
     Owner,
     check_problem,
+    check_reference,
     distance,
     in_order,
     next_states,
@@ -95,6 +96,7 @@ def policy_iteration(
     cycles of the unrepaired form: Williams and Baird, Analysis of some incremental variants of policy iteration (1993).
     """
     check_problem(mdp, discount, num_blocks=num_blocks, block_size=block_size)
+    check_reference(reference, mdp.num_states)
     check_given(num_evaluations=num_evaluations)
     check_whole(num_evaluations=num_evaluations)
     if num_evaluations < 0:

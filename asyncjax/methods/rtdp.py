@@ -9,7 +9,15 @@ import jax.numpy as jnp
 
 from asyncjax.mdp.core import MDP, AnyMDP, action_values
 from asyncjax.method import Array, Method, Metrics, Stale
-from asyncjax.methods.value_iteration import Block, Number, Values, check_problem, starting_values, write_blocks
+from asyncjax.methods.value_iteration import (
+    Block,
+    Number,
+    Values,
+    check_problem,
+    check_reference,
+    starting_values,
+    write_blocks,
+)
 from asyncjax.methods.walk import make_walk
 from asyncjax.traced import is_traced
 
@@ -66,6 +74,7 @@ def rtdp(
     Source: Barto, Bradtke and Singh, Learning to act using real-time dynamic programming (1995).
     """
     check_problem(mdp, discount, unroll_length=unroll_length)
+    check_reference(reference, mdp.num_states)
     walk = make_walk(mdp, start, max_steps)
     first_values = _upper_bound(mdp, discount) if initial_values is None else initial_values
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from asyncjax.mdp.core import AnyMDP
 from asyncjax.method import Array, Method, Metrics, Policy, Stale
 from asyncjax.methods.options import check_options
-from asyncjax.methods.value_iteration import Number, check_problem, distance, in_order
+from asyncjax.methods.value_iteration import Number, check_problem, check_reference, distance, in_order
 from asyncjax.methods.walk import make_walk
 
 
@@ -90,7 +90,8 @@ def tabular_q(
     Asynchronous methods for deep reinforcement learning (2016), with a table for the network.
     """
     check_problem(mdp, discount, unroll_length=unroll_length)
-    check_options(epsilon=epsilon)
+    check_options(epsilon=epsilon, reward_noise=reward_noise, step_size=None if callable(step_size) else step_size)
+    check_reference(reference, mdp.num_actions, mdp.num_states)
     walk = make_walk(mdp, start, max_steps)
     shape = (mdp.num_actions, mdp.num_states)
 

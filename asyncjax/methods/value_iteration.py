@@ -99,6 +99,7 @@ def value_iteration(
     computation (1989), chapter 6.
     """
     check_problem(mdp, discount, num_blocks=num_blocks, block_size=block_size, num_leaves=num_leaves)
+    check_reference(reference, mdp.num_states)
     if order not in ("cyclic", "random", "largest"):
         raise ValueError(f"order={order!r}: choose 'cyclic', 'random' or 'largest'.")
 
@@ -137,11 +138,19 @@ def value_iteration(
 
 def check_problem(mdp: AnyMDP, discount: Number, **counts: int | None) -> None:
     """Raises for arrays that are no problem, for a discount at which it has no values, and for counts below 1."""
+    if not isinstance(mdp, AnyMDP):
+        raise TypeError(f"mdp is a {type(mdp).__name__}: make an MDP, such as aj.mdp.from_arrays(transition, reward).")
     check_counts(**counts)
     if isinstance(mdp, MDP) and not is_traced(mdp):
         check(mdp, None if is_traced(discount) else float(discount))
     elif not is_traced(discount) and discount != 1:
         check_discount(mdp, float(discount))  # type: ignore[arg-type]  # one below 1 is right for every problem
+
+
+def check_reference(reference: Array | None, *shape: int) -> None:
+    """Raises ValueError for a reference of another shape than the values': it would be broadcast."""
+    if reference is not None and np.shape(reference) != shape:
+        raise ValueError(f"reference has the shape {np.shape(reference)}: give one of {shape}.")
 
 
 def starting_values(mdp: AnyMDP, initial_values: Array | None) -> jax.Array:

@@ -85,7 +85,7 @@ def solve(
     _check_choice("method", method, METHODS)
     _check_choice("certifies", certifies, get_args(Certifies))
     _check_choice("backend", backend, (None, *get_args(Backend)))
-    sums = _check_arguments(mdp, discount, tolerance, initial)
+    sums = _check_arguments(mdp, discount, tolerance, initial, max_seconds)
     # A value beyond the range of its type is reported as one, not as NumPy's warning.
     with jax.enable_x64(_is_double(mdp)), np.errstate(over="ignore", invalid="ignore"):
         begin = time.perf_counter()
@@ -134,10 +134,17 @@ def _check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
         raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(str, choices))}.")
 
 
-def _check_arguments(mdp: AnyMDP, discount: float, tolerance: float, initial: Any) -> tuple[float, float]:
+def _check_arguments(
+    mdp: AnyMDP, discount: float, tolerance: float, initial: Any, max_seconds: float
+) -> tuple[float, float]:
     """The least and the greatest sum of a row of probabilities."""
     if not isinstance(mdp, AnyMDP):
         raise TypeError(f"mdp is a {type(mdp).__name__}: make an MDP, such as aj.mdp.from_arrays(transition, reward).")
+    for name, value in (("discount", discount), ("tolerance", tolerance), ("max_seconds", max_seconds)):
+        if isinstance(value, str) or not np.ndim(value) == 0:
+            raise TypeError(f"{name}={value!r}: give a number.")
+    if not max_seconds >= 0:
+        raise ValueError(f"max_seconds={max_seconds}: give seconds of at least 0.")
     if not tolerance > 0:
         raise ValueError(f"tolerance={tolerance}: an error bound is positive, such as 1e-6.")
     if initial is not None and np.shape(initial) != (mdp.num_states,):

@@ -202,7 +202,8 @@ def _check_sizes(num_updates: int, num_workers: int) -> None:
 
 
 def check(schedule: Schedule, num_workers: int | None = None) -> Schedule:
-    """Raises ValueError unless the schedule is well-formed; returns it with numpy arrays."""
+    """Raises TypeError or ValueError unless the schedule is well-formed; returns it with numpy arrays."""
+    check_kind(Schedule, "give one of asyncjax.schedules, or a recorded one", schedule=schedule)
     worker = _integers("worker", schedule.worker)
     read = jax.tree.map(lambda leaf: _integers("read", leaf), schedule.read)
     num_updates, group_size = worker.shape
@@ -267,7 +268,6 @@ def is_realizable(schedule: Schedule) -> bool:
     Torn reads count by their oldest leaf. Under `eta` a message may wait for those that began before it, while
     its worker goes on: such schedules need not be realizable in this sense.
     """
-    check_kind(Schedule, "give one of asyncjax.schedules, or a recorded one", schedule=schedule)
     schedule = check(schedule)
     num_updates, group_size = schedule.worker.shape
     read = (np.arange(num_updates, dtype=np.int32)[:, None] - schedule.staleness()).ravel()

@@ -268,6 +268,12 @@ def test_a_message_queues_while_others_are_applied() -> None:
     assert telemetry.workers(schedule).in_queue.tolist() == [0.0, 2.0]
 
 
+def test_of_nothing_there_are_numbers_too() -> None:
+    of_none = telemetry.workers(aj.schedules.round_robin(0, 2))
+    assert of_none.messages.tolist() == [0]
+    assert telemetry.ratio_statistics(jnp.zeros(0), where=jnp.zeros(0, bool))["ratio_max"] == 0
+
+
 def test_updates_to_target() -> None:
     values = [0.0, 3.0, np.nan, 1.0, 5.0, 5.0]
     assert telemetry.updates_to_target(values, 3.0) == 2

@@ -49,7 +49,7 @@ def workers(schedule: Schedule, num_workers: int | None = None) -> Workers:
       >>> aj.telemetry.workers(aj.faults.laggard(12, num_workers=3, bound=3)).mean.tolist()
       [0.0, 0.0, 3.0]
     """
-    num_workers = schedule.num_workers if num_workers is None else num_workers
+    num_workers = max(schedule.num_workers, 1) if num_workers is None else num_workers
     schedule = check(schedule, num_workers)
     worker, staleness = np.asarray(schedule.worker).ravel(), np.asarray(schedule.staleness()).ravel()
     timed = schedule.time is not None and schedule.end is not None

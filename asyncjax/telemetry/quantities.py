@@ -67,7 +67,7 @@ def ratio_statistics(log_ratio: jax.Array, clip: float | jax.Array = 1.0, where:
         "ratio_mean": average(r, where),
         "ratio_truncated": average(jnp.minimum(r, limit), where),
         "ratio_clipped": average((r > limit).astype(r.dtype), where),
-        "ratio_max": jnp.max(r if where is None else jnp.where(where, r, 0.0)),
+        "ratio_max": jnp.max(r if where is None else jnp.where(where, r, 0.0), initial=0.0),
         "effective_sample_size": effective_sample_size(log_ratio, where),
         "kl": average(kl_estimates(jnp.minimum(log_ratio, 20.0))["k3"], where),
     }

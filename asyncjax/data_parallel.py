@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple
@@ -90,6 +91,16 @@ def _divide_rows(num_devices: int, rows: PyTree) -> PyTree:
     return jax.lax.with_sharding_constraint(rows, NamedSharding(mesh, PartitionSpec("rows")))
 
 
+@contextlib.contextmanager
+def _dividing(num_devices: int) -> Iterator[None]:
+    # A function of the module, so that a method can be sent to other processes, which a ContextVar can not.
+    token = _divide.set(partial(_divide_rows, num_devices))
+    try:
+        yield
+    finally:
+        _divide.reset(token)
+
+
 def data_parallel(method: Method, devices: Sequence[Device], *, axis: int = 1) -> Method:
     """The same method with a learner on these devices, which share the batch of every update among them.
 
@@ -134,10 +145,7 @@ def data_parallel(method: Method, devices: Sequence[Device], *, axis: int = 1) -
     def apply(shared: PyTree, messages: PyTree | Divided, stale: Stale) -> tuple[PyTree, Metrics]:
         if not isinstance(messages, Divided):
             return method.apply(shared, messages, stale)
-        token = _divide.set(partial(_divide_rows, messages.num_devices))
-        try:
+        with _dividing(messages.num_devices):
             return method.apply(shared, messages.messages, stale)
-        finally:
-            _divide.reset(token)
 
     return method._replace(apply=apply, placement=Placement(tuple(devices), axis))

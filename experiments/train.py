@@ -170,7 +170,10 @@ def prepare_jax(compilation_cache: bool) -> None:
     # A call from a worker's thread computes there and then, instead of waking another thread first.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     if compilation_cache and getattr(jax.config, "jax_compilation_cache_dir", None) is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "asyncjax"
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        if home.startswith("~"):  # a user without a home, as in some containers
+            return
+        cache = Path(home) / "asyncjax"
         jax.config.update("jax_compilation_cache_dir", str(cache))
         # Small programs, too: a run begins with a dozen of them, and one is read in a tenth of the time it compiles in.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -78,6 +78,14 @@ ROWS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.ray
+def test_a_learner_on_a_device_of_its_own_has_its_workers_on_ray(ray: Any) -> None:
+    """Its method goes to other processes, so nothing in it may belong to this one."""
+    placed = aj.data_parallel(method("sgd"), jax.devices()[:1])
+    result, schedule = run(placed, num_updates=10)
+    assert_equal(result.shared, aj.replay(placed, schedule, KEY, num_workers=WORKERS).shared)
+
+
+@pytest.mark.ray
 @pytest.mark.parametrize(("name", "options"), ROWS, ids=[f"{name}, {', '.join(options)}" for name, options in ROWS])
 def test_replay_repeats_a_run_on_ray_bit_for_bit(ray: Any, name: str, options: dict[str, Any]) -> None:
     result, schedule = run(name, num_updates=40, **options)

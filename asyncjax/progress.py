@@ -27,9 +27,10 @@ class Progress:
         self.last_return: float | None = None
         self.begun: tuple[float, int] | None = None
         self.started = self.printed = time.perf_counter()
+        # On a narrow terminal there is room for the numbers alone; rich would cut all of them.
+        self.wide = self.console.width >= 110
         self.bar = progress.Progress(
-            progress.TextColumn("{task.description}"),
-            progress.BarColumn(bar_width=None),
+            *([progress.TextColumn("{task.description}"), progress.BarColumn(bar_width=None)] if self.wide else []),
             progress.TaskProgressColumn(),
             progress.TextColumn("{task.fields[text]}"),
             progress.TimeElapsedColumn(),
@@ -38,7 +39,7 @@ class Progress:
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self.task = self.bar.add_task("compiling", total=total, completed=done, text="")
+        self.task = self.bar.add_task("compiling", total=total, completed=done, text="" if self.wide else "compiling")
 
     def __enter__(self) -> Progress:
         self.bar.start()
@@ -54,7 +55,7 @@ class Progress:
             self.last_return = row["return"]
         elif "return" in row:
             row = {**row, "return": self.last_return}  # no episode ended: what the last ones gave
-        self.bar.update(self.task, completed=done, description="training", text=describe(row))
+        self.bar.update(self.task, completed=done, description="training", text=describe(row, self.wide))
         now = time.perf_counter()
         if self.begun is None:
             print(f"first updates after {now - self.started:.1f} s, compiling included", flush=True)
@@ -72,13 +73,14 @@ class Progress:
         return f"  eta {(self.total - done) * (now - began) / (done - first):.0f} s" if done > first else ""
 
 
-def describe(row: Row) -> str:
-    """A row in a few words."""
+def describe(row: Row, whole: bool = True) -> str:
+    """A row in a few words, or without staleness in fewer."""
     speed = row.get("steps_per_second", row["updates_per_second"])
     value = row.get("return")
     parts = [] if "return" not in row else [f"return {'-' if value is None else format(value, '.1f')}"]
     parts.append(f"{speed:,.0f} {_unit(row)}/s")
-    parts.append(f"staleness {row['staleness']:.1f} (max {row['staleness_max']:.0f})")
+    if whole:
+        parts.append(f"staleness {row['staleness']:.1f} (max {row['staleness_max']:.0f})")
     return "  ".join(parts)
 
 

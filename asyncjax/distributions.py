@@ -19,6 +19,7 @@ class Categorical(NamedTuple):
 
     Example:
       >>> import jax.numpy as jnp
+      >>> from asyncjax.distributions import Categorical
       >>> pi = Categorical(jnp.log(jnp.array([0.5, 0.25, 0.25])))
       >>> round(float(pi.entropy()), 4), int(pi.mode())
       (1.0397, 0)
@@ -65,6 +66,7 @@ class Gaussian(NamedTuple):
 
     Example:
       >>> import jax.numpy as jnp
+      >>> from asyncjax.distributions import Gaussian
       >>> standard = Gaussian(jnp.zeros(2), jnp.zeros(2))
       >>> shifted = Gaussian(jnp.array([1.0, 0.0]), jnp.zeros(2))
       >>> float(standard.kl(shifted)), round(float(standard.log_prob(jnp.zeros(2))), 4)

@@ -117,8 +117,8 @@ def make_env(env: str | Environment | Any, **params: Any) -> Environment:
       TypeError: a parameter that the environment does not have, or an object that is no environment.
 
     Example:
-      >>> import jax
-      >>> env = make_env("CartPole-v1", max_steps_in_episode=50)
+      >>> import jax, asyncjax as aj
+      >>> env = aj.make_env("CartPole-v1", max_steps_in_episode=50)
       >>> state, observation = env.reset(jax.random.key(0))
       >>> observation.shape, env.action_space.num_values, env.max_steps
       ((4,), 2, 50)

@@ -46,7 +46,7 @@ def evaluate(
       >>> import jax, asyncjax as aj
       >>> method = aj.a3c("CartPole-v1")
       >>> shared, _ = method.init(jax.random.key(0), 1)
-      >>> evaluate(method, "CartPole-v1", shared, jax.random.key(1), num_episodes=5).shape
+      >>> aj.evaluate(method, "CartPole-v1", shared, jax.random.key(1), num_episodes=5).shape
       (5,)
     """
     env = make_env(env)

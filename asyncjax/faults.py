@@ -41,7 +41,26 @@ def sawtooth(num_updates: int, bound: int) -> Schedule:
 
 
 def laggard(num_updates: int, num_workers: int, bound: int) -> Schedule:
-    """All messages are fresh, except that the last worker sends one with staleness `bound` every bound + 1 updates."""
+    """All messages are fresh, except that the last worker sends one with staleness `bound` every bound + 1 updates.
+
+    Args:
+      num_updates: T.
+      num_workers: W, the laggard included; at least 2. The others take turns.
+      bound: the laggard's staleness in updates; at least 0.
+
+    Returns:
+      A Schedule with groups of G = 1, without times.
+
+    Raises:
+      TypeError: sizes or a bound that are no whole numbers.
+      ValueError: a negative bound, fewer than 2 workers, or fewer than 0 updates.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> schedule = aj.faults.laggard(6, num_workers=3, bound=2)
+      >>> schedule.worker.ravel(), schedule.staleness().ravel()
+      (array([0, 1, 2, 1, 0, 2], dtype=int32), array([0, 0, 2, 0, 0, 2], dtype=int32))
+    """
     _check_bound(bound)
     if num_workers < 2:
         raise ValueError(f"num_workers={num_workers}: besides the laggard there is at least one worker.")
@@ -103,6 +122,17 @@ def slow(schedule: Schedule, factor: float | Sequence[float]) -> Schedule:
     With exponential and all other scale families it is the schedule that such workers would have produced with the same
     random numbers, up to where the recorded jobs run out.
 
+    Args:
+      schedule: realizable.
+      factor: positive.
+
+    Returns:
+      A Schedule; it ends where a worker's recorded jobs are used up.
+
+    Raises:
+      ValueError: factors that are not positive and finite, or neither one nor one for each worker; or a schedule that
+        is not realizable, in which messages waited while their workers went on (`eta`), or whose reads are torn.
+
     Example:
       >>> import jax, asyncjax as aj
       >>> schedule = aj.schedules.from_service_times(aj.service.exponential(), 1000, 2, jax.random.key(0))
@@ -127,6 +157,21 @@ def pause(schedule: Schedule, worker: int | Sequence[int], start: float, stop: f
       worker: one or several.
       start: seconds (updates where there are no times).
       stop: seconds; infinity: they never return, and their last jobs are never handed in.
+
+    Returns:
+      A Schedule; it ends where a worker's recorded jobs are used up.
+
+    Raises:
+      TypeError: a worker that is no whole number.
+      ValueError: a pause that does not end after it starts, or a worker that the schedule does not have; or a schedule
+        that is not realizable, in which messages waited while their workers went on (`eta`), or whose reads are torn.
+
+    Example:
+      >>> import jax, asyncjax as aj
+      >>> schedule = aj.schedules.from_service_times(aj.service.constant(1.0), 8, 2, jax.random.key(0))
+      >>> paused = aj.faults.pause(schedule, worker=1, start=0.5, stop=2.5)  # its first job takes 1 s and 2 s more
+      >>> paused.worker.ravel(), paused.staleness().ravel()
+      (array([0, 0, 1, 0, 1, 0], dtype=int32), array([0, 0, 2, 1, 1, 1], dtype=int32))
     """
     if not start < stop:
         raise ValueError(f"start={start}, stop={stop}: a pause ends after it starts.")
@@ -140,7 +185,27 @@ def pause(schedule: Schedule, worker: int | Sequence[int], start: float, stop: f
 
 
 def bursts(schedule: Schedule, period: float) -> Schedule:
-    """Messages arrive only at multiples of `period` seconds, together, as through a network that flushes."""
+    """Messages arrive only at multiples of `period` seconds, together, as through a network that flushes.
+
+    A job that would end at time e ends at period ceil(e / period).
+
+    Args:
+      schedule: realizable.
+      period: seconds (updates where there are no times), positive.
+
+    Returns:
+      A Schedule; it ends where a worker's recorded jobs are used up.
+
+    Raises:
+      ValueError: a period that is not positive and finite; or a schedule that is not realizable, in which messages
+        waited while their workers went on (`eta`), or whose reads are torn.
+
+    Example:
+      >>> import jax, asyncjax as aj
+      >>> schedule = aj.schedules.from_service_times(aj.service.constant([1.0, 1.5]), 6, 2, jax.random.key(0))
+      >>> schedule.time.tolist(), aj.faults.bursts(schedule, period=2.0).time.tolist()
+      ([1.0, 1.5, 2.0, 3.0, 3.0, 4.0], [2.0, 2.0, 4.0, 4.0, 6.0])
+    """
     _check_positive(period=period)
     return _retime(schedule, lambda w, begin, end: float(period * _ceil(end / period)))
 
@@ -154,6 +219,21 @@ def storms(schedule: Schedule, key: jax.Array, calm: float, storm: float, factor
       calm: mean seconds between storms, exponentially distributed.
       storm: mean seconds of a storm, exponentially distributed.
       factor: how many times as long work takes in a storm; at least 1.
+
+    Returns:
+      A Schedule; it ends where a worker's recorded jobs are used up. With a factor of 1 it is the one given.
+
+    Raises:
+      TypeError: what is no key.
+      ValueError: means that are not positive and finite, or a factor below 1; or, unless the factor is 1, a schedule
+        that is not realizable, in which messages waited while their workers went on (`eta`), or whose reads are torn.
+
+    Example:
+      >>> import jax, asyncjax as aj
+      >>> calm = aj.schedules.from_service_times(aj.service.constant(1.0), 20_000, 2, jax.random.key(0))
+      >>> stormy = aj.faults.storms(calm, jax.random.key(1), calm=10.0, storm=10.0, factor=3.0)
+      >>> round(aj.telemetry.throughput(stormy), 1)  # half of the time 2 a second, half of it 2 / 3
+      1.3
     """
     check_key(key)
     _check_positive(calm=calm, storm=storm)
@@ -175,7 +255,23 @@ def storms(schedule: Schedule, key: jax.Array, calm: float, storm: float, factor
 
 
 def permute(schedule: Schedule, permutation: Sequence[int]) -> Schedule:
-    """Worker w becomes worker permutation[w]: who is slow changes, when messages arrive does not."""
+    """Worker w becomes worker permutation[w]: who is slow changes, when messages arrive does not.
+
+    Args:
+      schedule: any; torn reads, too.
+      permutation: Int[W], each worker once.
+
+    Returns:
+      A Schedule with the same reads and times.
+
+    Raises:
+      ValueError: a permutation that does not name each worker of the schedule once.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> aj.faults.permute(aj.schedules.round_robin(4, num_workers=3), [2, 0, 1]).worker.ravel()
+      array([2, 0, 1, 2], dtype=int32)
+    """
     if sorted(permutation) != list(range(schedule.num_workers)):
         raise ValueError(f"permutation={list(permutation)}: name each worker 0 to {schedule.num_workers - 1} once.")
     return schedule._replace(worker=np.asarray(permutation, np.int32)[np.asarray(schedule.worker)])

@@ -255,9 +255,9 @@ def actor_critic(env: Environment, core: Core | None = None) -> ActorCritic | Re
       (Carry, observation) -> (Carry, the same).
 
     Example:
-      >>> import jax
-      >>> from asyncjax.environment import make_env
-      >>> env = make_env("Breakout-MinAtar")
+      >>> import jax, asyncjax as aj
+      >>> from asyncjax.networks import actor_critic
+      >>> env = aj.make_env("Breakout-MinAtar")
       >>> network = actor_critic(env)
       >>> _, observation = env.reset(jax.random.key(0))
       >>> params = network.init(jax.random.key(1), observation)

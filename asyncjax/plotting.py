@@ -59,6 +59,20 @@ def learning_curve(curves: Curve | Mapping[str, Curve], metric: str = "return", 
         or Float[L]), or a mapping label -> one of these.
       metric: a name in the run's metrics.
       x: "env_steps", "update" or "seconds".
+
+    Returns:
+      A Figure; of a single seed it has the curve and its running mean.
+
+    Raises:
+      ValueError: a directory that holds no run, a run without the metric or without x, or arrays whose lengths L
+        differ.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> steps, returns = [0, 100], [[0.0, 5.0], [2.0, 6.0], [4.0, 8.0], [90.0, 9.0]]  # four seeds
+      >>> figure = aj.plotting.learning_curve((steps, returns))
+      >>> figure.axes[0].lines[0].get_ydata().tolist()  # the mean of the middle two
+      [3.0, 7.0]
     """
     figure, axes = new_figure()
     draw_curves(axes, curves, metric, x)
@@ -101,6 +115,12 @@ def speedup_curve(
       reference: the same, for numbers from elsewhere: dashed, in the colour of the curve with the same label.
       x_label: what is on the x axis.
       y_label: what is on the y axis.
+
+    Returns:
+      A Figure.
+
+    Raises:
+      ValueError: no curve at all, or one with other than N speed-ups for its N numbers of workers.
 
     Example:
       >>> import asyncjax as aj
@@ -217,7 +237,26 @@ def value_map(
 
 
 def dashboard(run: RunLike) -> Figure:
-    """One page about a run: return, speed, staleness and workers."""
+    """One page about a run: return, speed, staleness and workers.
+
+    Args:
+      run: a directory, or what `asyncjax.runs.load` gave. Without returns its loss is drawn, without either its
+        staleness.
+
+    Returns:
+      A Figure of two rows and two columns.
+
+    Raises:
+      ValueError: a directory that holds no run, or a run without metrics or without a schedule.
+
+    Example:
+      >>> import pathlib, numpy as np, asyncjax as aj
+      >>> metrics = {"update": [10, 20], "seconds": [0.5, 1.0], "updates_per_second": [20.0, 20.0], "loss": [2.0, 1.0]}
+      >>> metrics = {name: np.asarray(column) for name, column in metrics.items()}
+      >>> run = aj.runs.Run(pathlib.Path("run"), {}, {}, metrics, aj.schedules.round_robin(20, num_workers=4))
+      >>> [axes.get_ylabel() for axes in aj.plotting.dashboard(run).axes]
+      ['loss', 'updates per second', 'share of messages', 'worker']
+    """
     run = _run(run)
     schedule = _schedule(run)
     figure, grid = new_figure(2, 2, size=(2 * COLUMN[0], 2 * COLUMN[1]))

@@ -47,9 +47,9 @@ def q_network(env: Environment, dueling: bool = False) -> QNetwork:
       A flax module, observation -> Float[A].
 
     Example:
-      >>> import jax
-      >>> from asyncjax.environment import make_env
-      >>> env = make_env("Breakout-MinAtar")
+      >>> import jax, asyncjax as aj
+      >>> from asyncjax.q_networks import q_network
+      >>> env = aj.make_env("Breakout-MinAtar")
       >>> network = q_network(env, dueling=True)
       >>> _, observation = env.reset(jax.random.key(0))
       >>> network.apply(network.init(jax.random.key(1), observation), observation).shape

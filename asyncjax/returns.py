@@ -43,9 +43,12 @@ def lambda_returns(
     Returns:
       Float[T].
 
+    Raises:
+      ValueError: arrays that are not all of one shape [T], or T = 0.
+
     Example:
-      >>> import jax.numpy as jnp
-      >>> lambda_returns(jnp.array([1.0, 2.0]), jnp.array([0.5, 0.5]), jnp.array([7.0, 4.0])).tolist()
+      >>> import jax.numpy as jnp, asyncjax as aj
+      >>> aj.returns.lambda_returns(jnp.array([1.0, 2.0]), jnp.array([0.5, 0.5]), jnp.array([7.0, 4.0])).tolist()
       [3.0, 4.0]
 
     Source: Sutton and Barto, Reinforcement Learning (2018), section 12.1.
@@ -76,15 +79,18 @@ def n_step_returns(
       r_t: Float[T], rewards.
       discount_t: Float[T], 0 where the episode terminated.
       v_t: Float[T], value of the true next state.
-      n: at least 1, or a ValueError; T or more is `lambda_returns` with lambda = 1.
+      n: at least 1; T or more is `lambda_returns` with lambda = 1.
       truncated_t: Bool[T]; where it holds, the return is r_t + discount_t v_t.
 
     Returns:
       Float[T].
 
+    Raises:
+      ValueError: arrays that are not all of one shape [T], T = 0, or n below 1.
+
     Example:
-      >>> import jax.numpy as jnp
-      >>> n_step_returns(jnp.array([1.0, 2.0, 4.0]), jnp.ones(3), jnp.array([0.0, 0.5, 8.0]), 2).tolist()
+      >>> import jax.numpy as jnp, asyncjax as aj
+      >>> aj.returns.n_step_returns(jnp.array([1.0, 2.0, 4.0]), jnp.ones(3), jnp.array([0.0, 0.5, 8.0]), 2).tolist()
       [3.5, 14.0, 12.0]
 
     Source: Sutton and Barto, Reinforcement Learning (2018), section 7.1.
@@ -123,10 +129,13 @@ def gae(
     Returns:
       Float[T].
 
+    Raises:
+      ValueError: arrays that are not all of one shape [T], or T = 0.
+
     Example:
-      >>> import jax.numpy as jnp
+      >>> import jax.numpy as jnp, asyncjax as aj
       >>> r, discount = jnp.array([1.0, 2.0]), jnp.array([0.5, 0.5])
-      >>> gae(r, discount, jnp.array([1.0, 7.0]), jnp.array([7.0, 4.0]), 1.0).tolist()
+      >>> aj.returns.gae(r, discount, jnp.array([1.0, 7.0]), jnp.array([7.0, 4.0]), 1.0).tolist()
       [2.0, -3.0]
 
     Source: Schulman et al., High-dimensional continuous control using generalized advantage estimation (2016).
@@ -177,10 +186,13 @@ def vtrace(
     Returns:
       VTrace. On-policy, with lambda = 1, the targets are the n-step returns.
 
+    Raises:
+      ValueError: arrays that are not all of one shape [T], or T = 0.
+
     Example:
-      >>> import jax.numpy as jnp
+      >>> import jax.numpy as jnp, asyncjax as aj
       >>> r, discount, rho = jnp.array([1.0, 2.0]), jnp.array([0.5, 0.5]), jnp.array([4.0, 0.5])
-      >>> vtrace(r, discount, jnp.array([1.0, 7.0]), jnp.array([7.0, 4.0]), rho).targets.tolist()
+      >>> aj.returns.vtrace(r, discount, jnp.array([1.0, 7.0]), jnp.array([7.0, 4.0]), rho).targets.tolist()
       [3.75, 5.5]
 
     Source: Espeholt et al., IMPALA (2018), section 4.1; the mixing by lambda in the advantage is rlax's.
@@ -223,10 +235,13 @@ def retrace(
     Returns:
       Float[T], targets for q_tm1, whose fixed point is Q^pi for any behaviour that tries every action.
 
+    Raises:
+      ValueError: arrays that are not all of one shape [T], or T = 0.
+
     Example:
-      >>> import jax.numpy as jnp
+      >>> import jax.numpy as jnp, asyncjax as aj
       >>> half, one = jnp.full(2, 0.5), jnp.ones(2)
-      >>> retrace(jnp.array([1.0, 2.0]), half, jnp.zeros(2), jnp.array([0.0, 4.0]), one).tolist()
+      >>> aj.returns.retrace(jnp.array([1.0, 2.0]), half, jnp.zeros(2), jnp.array([0.0, 4.0]), one).tolist()
       [3.0, 4.0]
 
     Source: Munos et al., Safe and efficient off-policy reinforcement learning (2016), equation 3.

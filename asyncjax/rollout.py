@@ -103,9 +103,9 @@ def unroll(
       how many episodes ended in the segment, and the sums of their undiscounted returns and lengths.
 
     Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from asyncjax.environment import make_env
-      >>> env = make_env("CartPole-v1")
+      >>> import jax, jax.numpy as jnp, asyncjax as aj
+      >>> from asyncjax.rollout import init_rollout, unroll
+      >>> env = aj.make_env("CartPole-v1")
       >>> act = lambda carry, observation, key: (carry, jax.random.randint(key, (), 0, 2, jnp.int32), ())
       >>> rollout, trajectory, metrics = unroll(env, act, init_rollout(env, jax.random.key(0), 4), 100)
       >>> trajectory.observation.shape, float(metrics["length_sum"] + rollout.episode_length.sum())

@@ -82,7 +82,25 @@ def round_robin(num_updates: int, num_workers: int) -> Schedule:
 
 
 def sequential(num_updates: int, num_workers: int = 1) -> Schedule:
-    """Workers in turn, each reading the newest version: staleness 0, the Gauss-Seidel order."""
+    """Workers in turn, each reading the newest version: read[t] = t, staleness 0, the Gauss-Seidel order.
+
+    Args:
+      num_updates: T.
+      num_workers: W; update t is of worker t mod W.
+
+    Returns:
+      A Schedule with groups of G = 1, without times.
+
+    Raises:
+      TypeError: sizes that are no whole numbers.
+      ValueError: fewer than 0 updates, or fewer than 1 worker.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> schedule = aj.schedules.sequential(5, num_workers=2)
+      >>> schedule.worker.ravel(), schedule.staleness().ravel()
+      (array([0, 1, 0, 1, 0], dtype=int32), array([0, 0, 0, 0, 0], dtype=int32))
+    """
     return _in_turn(num_updates, num_workers, 0)
 
 
@@ -91,6 +109,24 @@ def fixed_delay(num_updates: int, delay: int, num_workers: int = 1) -> Schedule:
 
     With fewer than delay + 1 workers no system could produce it (`is_realizable` is False), yet every
     engine that takes a schedule runs it.
+
+    Args:
+      num_updates: T.
+      delay: updates, at least 0.
+      num_workers: W; update t is of worker t mod W.
+
+    Returns:
+      A Schedule with groups of G = 1, without times.
+
+    Raises:
+      TypeError: sizes or a delay that are no whole numbers.
+      ValueError: a negative delay, fewer than 0 updates, or fewer than 1 worker.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> schedule = aj.schedules.fixed_delay(5, delay=2)
+      >>> schedule.read.ravel(), schedule.staleness().ravel()
+      (array([0, 0, 0, 1, 2], dtype=int32), array([0, 1, 2, 2, 2], dtype=int32))
     """
     check_whole(delay=delay)
     if delay < 0:
@@ -99,7 +135,25 @@ def fixed_delay(num_updates: int, delay: int, num_workers: int = 1) -> Schedule:
 
 
 def barrier(num_updates: int, num_workers: int) -> Schedule:
-    """Every update consumes one fresh message of each worker: synchronous training, Jacobi iteration; G = W."""
+    """Every update consumes one fresh message of each worker: synchronous training, Jacobi iteration; G = W.
+
+    Args:
+      num_updates: T.
+      num_workers: W.
+
+    Returns:
+      A Schedule with worker[t, g] = g and read[t, g] = t, without times.
+
+    Raises:
+      TypeError: sizes that are no whole numbers.
+      ValueError: fewer than 0 updates, or fewer than 1 worker.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> schedule = aj.schedules.barrier(2, num_workers=3)
+      >>> schedule.worker.tolist(), schedule.read.tolist()
+      ([[0, 1, 2], [0, 1, 2]], [[0, 0, 0], [1, 1, 1]])
+    """
     _check_sizes(num_updates, num_workers)
     worker = np.broadcast_to(np.arange(num_workers, dtype=np.int32), (num_updates, num_workers))
     read = np.broadcast_to(np.arange(num_updates, dtype=np.int32)[:, None], (num_updates, num_workers))
@@ -290,15 +344,43 @@ def successive(worker: Array, begin: Array | None = None) -> tuple[np.ndarray, n
 
 
 def cut(schedule: Schedule, start: int, stop: int) -> Schedule:
-    """The updates start to stop - 1, with absolute versions."""
+    """The updates start to stop - 1, with absolute versions.
+
+    Args:
+      schedule: any; torn reads, too.
+      start: the first update.
+      stop: the update after the last one; counted and clipped as in a slice.
+
+    Returns:
+      A Schedule. A part that begins later than update 0 is well-formed only after what came before it.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> part = aj.schedules.cut(aj.schedules.round_robin(6, num_workers=2), start=2, stop=5)
+      >>> part.worker.ravel(), part.read.ravel()
+      (array([0, 1, 0], dtype=int32), array([1, 2, 3], dtype=int32))
+    """
     return jax.tree.map(lambda x: x[start:stop], schedule)
 
 
 def concatenate(schedules: Sequence[Schedule]) -> Schedule:
     """One schedule after the other; versions are taken as they stand.
 
+    Args:
+      schedules: parts with groups of one size, such as those that `cut` makes.
+
+    Returns:
+      A Schedule with the updates of all, in numpy arrays.
+
     Raises:
-      ValueError: no schedule at all, or schedules that differ in which fields or parts of a view they have.
+      ValueError: no schedule at all, or schedules that differ in which fields or parts of a view they have, or in G.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> whole = aj.schedules.round_robin(6, num_workers=2)
+      >>> parts = [aj.schedules.cut(whole, 0, 2), aj.schedules.cut(whole, 2, 6)]
+      >>> aj.schedules.concatenate(parts).read.ravel()
+      array([0, 0, 1, 2, 3, 4], dtype=int32)
     """
     if not schedules:
         raise ValueError("schedules=[]: give one schedule or more.")
@@ -316,7 +398,23 @@ def concatenate(schedules: Sequence[Schedule]) -> Schedule:
 
 
 def save(schedule: Schedule, path: str | os.PathLike[str]) -> None:
-    """Writes the schedule to one .npz file; whoever reads it sees the old file or the whole new one."""
+    """Writes the schedule to one .npz file; whoever reads it sees the old file or the whole new one.
+
+    Args:
+      schedule: any; torn reads, too.
+      path: the file, taken as it is: no suffix is added. An old one is replaced.
+
+    Raises:
+      OSError: the file can not be written, for instance as its directory does not exist.
+
+    Example:
+      >>> import pathlib, tempfile, numpy as np, asyncjax as aj
+      >>> with tempfile.TemporaryDirectory() as directory:
+      ...     path = pathlib.Path(directory) / "schedule.npz"
+      ...     aj.schedules.save(aj.schedules.round_robin(3, num_workers=2), path)
+      ...     sorted(np.load(path).files)
+      ['read', 'worker']
+    """
     path = Path(path)
     arrays = {
         name: np.asarray(value) for name, value in schedule._asdict().items() if name != "read" and value is not None
@@ -331,7 +429,26 @@ def save(schedule: Schedule, path: str | os.PathLike[str]) -> None:
 
 
 def load(path: str | os.PathLike[str]) -> Schedule:
-    """Reads what `save` wrote. Torn reads come back as nested dictionaries, ordered by their leaves, and tuples."""
+    """Reads what `save` wrote. Torn reads come back as nested dictionaries, ordered by their leaves, and tuples.
+
+    Args:
+      path: the file.
+
+    Returns:
+      A Schedule of numpy arrays; times that the file does not have are None.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: a file that is no .npz, holds pickled objects, or lacks the workers or the reads.
+
+    Example:
+      >>> import pathlib, tempfile, asyncjax as aj
+      >>> with tempfile.TemporaryDirectory() as directory:
+      ...     path = pathlib.Path(directory) / "schedule.npz"
+      ...     aj.schedules.save(aj.schedules.round_robin(5, num_workers=3), path)
+      ...     aj.schedules.load(path).staleness().ravel()
+      array([0, 1, 2, 2, 2], dtype=int32)
+    """
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}

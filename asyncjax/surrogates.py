@@ -88,8 +88,8 @@ def uncorrected(log_ratio: jax.Array, advantage: jax.Array, where: jax.Array | N
       where: which actions count; None is all.
 
     Example:
-      >>> import jax, jax.numpy as jnp
-      >>> jax.grad(uncorrected)(jnp.log(jnp.array([4.0, 0.5])), jnp.array([1.0, -2.0])).tolist()
+      >>> import jax, jax.numpy as jnp, asyncjax as aj
+      >>> jax.grad(aj.surrogates.uncorrected)(jnp.log(jnp.array([4.0, 0.5])), jnp.array([1.0, -2.0])).tolist()
       [-0.5, 1.0]
 
     Source: Williams (1992); what A3C does with stale data.
@@ -116,8 +116,8 @@ def truncated(
       cap: bounds the variance; below it the gradient is unbiased. IMPALA's policy gradient has 1.
 
     Example:
-      >>> import jax, jax.numpy as jnp
-      >>> jax.grad(truncated)(jnp.log(jnp.array([4.0, 0.5])), jnp.array([1.0, -2.0])).tolist()
+      >>> import jax, jax.numpy as jnp, asyncjax as aj
+      >>> jax.grad(aj.surrogates.truncated)(jnp.log(jnp.array([4.0, 0.5])), jnp.array([1.0, -2.0])).tolist()
       [-1.0, 0.5]
 
     Source: Ionides, Truncated importance sampling (2008); Espeholt et al., IMPALA (2018); cap 2: Yao et al. (2025).
@@ -162,8 +162,8 @@ def masked(
       cap: the largest ratio, and one over the smallest, that is trusted; above 1.
 
     Example:
-      >>> import jax, jax.numpy as jnp
-      >>> jax.grad(masked)(jnp.log(jnp.array([4.0, 0.5])), jnp.array([1.0, -2.0])).tolist()
+      >>> import jax, jax.numpy as jnp, asyncjax as aj
+      >>> jax.grad(aj.surrogates.masked)(jnp.log(jnp.array([4.0, 0.5])), jnp.array([1.0, -2.0])).tolist()
       [0.0, 1.0]
 
     Source: the masked variant of truncated importance sampling of Yao et al. (2025) and of IcePop, Ling team (2025).
@@ -191,8 +191,8 @@ def clipped(
       reciprocal: clip below at 1 / (1 + clip) instead of 1 - clip, as Sample Factory does.
 
     Example:
-      >>> import jax, jax.numpy as jnp
-      >>> jax.grad(clipped)(jnp.log(jnp.array([4.0, 0.5])), jnp.array([1.0, 2.0])).tolist()
+      >>> import jax, jax.numpy as jnp, asyncjax as aj
+      >>> jax.grad(aj.surrogates.clipped)(jnp.log(jnp.array([4.0, 0.5])), jnp.array([1.0, 2.0])).tolist()
       [-0.0, -0.5]
 
     Source: Schulman et al., Proximal policy optimization (2017), equation 7.
@@ -217,9 +217,10 @@ def m2po(
       second_moment: the largest mean (log r)^2 of the actions that are kept.
 
     Example:
-      >>> import jax, jax.numpy as jnp
+      >>> import jax, jax.numpy as jnp, asyncjax as aj
       >>> log_ratio, advantage = jnp.array([0.1, 0.3, -1.0]), jnp.ones(3)
-      >>> (jax.grad(m2po)(log_ratio, advantage) != 0).tolist()  # (.1^2 + .3^2) / 2 > .04; the third is pulled back
+      >>> gradient = jax.grad(aj.surrogates.m2po)(log_ratio, advantage)
+      >>> (gradient != 0).tolist()  # (.1^2 + .3^2) / 2 > .04; the third is pulled back
       [True, False, True]
 
     Source: Zheng et al., Prosperity before collapse (2025). Their code turns the mask into a clip range of its own,

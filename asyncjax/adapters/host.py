@@ -47,7 +47,9 @@ def host_environment(
 
     Example:
       >>> import jax, numpy as np
-      >>> from asyncjax.environment import Box, Discrete
+      >>> from asyncjax.adapters.fleet import VectorEnv
+      >>> from asyncjax.adapters.host import host_environment
+      >>> from asyncjax.environment import Box, Discrete, Step
       >>> def make(seeds):
       ...     here = np.array(seeds, np.float32)[:, None]
       ...     stay = lambda action: Step(here, here, action.astype(np.float32), action > 1, action < 0)

@@ -54,6 +54,21 @@ def adaptive_delay_compensation(
       decay: m of the mean square, in [0, 1).
       eps: at least 0; keeps the root away from 0.
 
+    Returns:
+      An optax transformation; its state is MS, in the shapes of the parameters.
+
+    Raises:
+      ValueError: a strength or an eps below 0, or a decay outside [0, 1); from `update`, no `staleness` or a
+        group's, no `params` or no `stale_params`.
+
+    Example:
+      >>> import jax.numpy as jnp, asyncjax as aj
+      >>> correction = aj.corrections.adaptive_delay_compensation(strength=1.0, decay=0.0)  # MS = g * g
+      >>> g, now, then = jnp.float32(2.0), jnp.float32(1.0), jnp.float32(0.5)
+      >>> state = correction.init(now)
+      >>> float(correction.update(g, state, now, staleness=1, stale_params=then)[0])  # 2 + 1 / 2 * 4 * (1 - 0.5)
+      3.0
+
     Source: Zheng et al., Asynchronous stochastic gradient descent with delay compensation (2017), DC-ASGD-a.
     """
     at_least(0.0, strength=strength, eps=eps)
@@ -100,6 +115,23 @@ def gap_aware(decay: Number = 0.99) -> optax.GradientTransformationExtraArgs:
 
     Args:
       decay: of the running mean C, in [0, 1).
+
+    Returns:
+      An optax transformation; its state is `Steps`.
+
+    Raises:
+      ValueError: a decay outside [0, 1); from `update`, no `staleness` or a group's, no `params` or no
+        `stale_params`.
+
+    Example:
+      >>> import jax.numpy as jnp, asyncjax as aj
+      >>> correction, w = aj.corrections.gap_aware(), jnp.array([1.0, 0.75, 0.5])  # steps of 0.25, so C = 0.25
+      >>> state, sent = correction.init(w[0]), []
+      >>> for tau in (1, 2):
+      ...     g, state = correction.update(jnp.float32(1.0), state, w[tau], staleness=tau, stale_params=w[0])
+      ...     sent.append(round(float(g), 4))
+      >>> sent  # 1 / (1 + tau)
+      [0.5, 0.3333]
 
     Source: Barkai, Hakimi and Schuster, Gap-aware mitigation of gradient staleness (2020). There C is made from the
     learning rate and a running mean of gradients; here it is a running mean (with its bias removed) of the steps that
@@ -171,6 +203,22 @@ def closed_loop_momentum(
       momentum: the total momentum wanted, in [0, 1), where mu starts.
       gain: of the feedback, at least 0; 0 is plain momentum.
       max_staleness: older messages are applied but not measured; at least 0.
+
+    Returns:
+      An optax transformation; its state is `ClosedLoop`.
+
+    Raises:
+      ValueError: a learning rate, a gain or a largest staleness below 0, or a momentum outside [0, 1); from `update`,
+        no `staleness` or a group's, no `params` or no `stale_params`.
+
+    Example:
+      >>> import jax, asyncjax as aj
+      >>> optimizer = aj.corrections.closed_loop_momentum(0.02, momentum=0.5)
+      >>> method = aj.sgd(lambda w: 0.5 * w**2, 1.0, optimizer=optimizer)
+      >>> result = aj.emulate(method, aj.schedules.fixed_delay(500, delay=4), jax.random.key(0))
+      >>> state = result.shared.opt_state
+      >>> round(float(state.measured), 1), round(float(state.momentum), 1)  # the delay adds the rest
+      (0.5, 0.4)
 
     Source: Zhang and Mitliagkas, YellowFin and the art of momentum tuning (2019), closed-loop part. There the target is
     tuned, too; here measurements are clipped to [-1, 1], which keeps one outlier from mattering.

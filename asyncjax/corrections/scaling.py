@@ -81,6 +81,18 @@ def delay_adaptive(learning_rate: Number, smoothness: Number) -> Factor:
       learning_rate: eta of the optimizer behind it; at least 0.
       smoothness: L, the largest curvature of the loss; at least 0.
 
+    Returns:
+      A factor Float[] -> Float[] for `scale_by`: 1 / max(1, 4 L learning_rate tau).
+
+    Raises:
+      ValueError: a learning rate or a smoothness below 0.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> factor = aj.corrections.delay_adaptive(learning_rate=0.5, smoothness=1.0)
+      >>> [float(factor(tau)) for tau in (0, 1, 2)]  # for the steps 1 / 2, 1 / 4 and 1 / 8
+      [1.0, 0.5, 0.25]
+
     Source: Koloskova, Stich and Jaggi, Sharper convergence guarantees for asynchronous SGD (2022); Mishchenko et al.,
     Asynchronous SGD beats minibatch SGD under arbitrary delays (2022).
     """
@@ -93,6 +105,22 @@ def pipemare(num_messages: int | jax.Array) -> optax.GradientTransformationExtra
 
     Args:
       num_messages: K, after how many messages the correction has faded out; at least 1.
+
+    Returns:
+      An optax transformation; its state is k, Int[].
+
+    Raises:
+      ValueError: num_messages below 1; from `update`, no `staleness` or a group's.
+
+    Example:
+      >>> import jax.numpy as jnp, asyncjax as aj
+      >>> correction = aj.corrections.pipemare(num_messages=2)
+      >>> state, sent = correction.init(jnp.float32(0.0)), []
+      >>> for _ in range(3):
+      ...     g, state = correction.update(jnp.float32(1.0), state, staleness=4)
+      ...     sent.append(float(g))
+      >>> sent  # 1 / 4, 1 / 4^0.5, 1
+      [0.25, 0.5, 1.0]
 
     Source: Yang et al., PipeMare: asynchronous pipeline parallel DNN training (2021), its first technique. There tau is
     a stage's fixed delay of at least 1 and K a number of steps.
@@ -114,6 +142,19 @@ def scale_by_effective_sample_size(power: Number = 0.5) -> optax.GradientTransfo
 
     Args:
       power: at least 0; 0.5 suits optimizers that normalise, as Adam does, 1 suits SGD.
+
+    Returns:
+      An optax transformation without a state.
+
+    Raises:
+      ValueError: a power below 0; from `update`, no `effective_sample_size`.
+
+    Example:
+      >>> import jax.numpy as jnp, asyncjax as aj
+      >>> correction = aj.corrections.scale_by_effective_sample_size(power=0.5)
+      >>> state = correction.init(jnp.float32(0.0))
+      >>> float(correction.update(jnp.float32(4.0), state, effective_sample_size=0.25)[0])  # 0.25^0.5 * 4
+      2.0
 
     Source: Huang et al., Stable asynchrony: variance-controlled off-policy RL for LLMs (2026), where the fraction is
     relative to that of an on-policy batch and the learning rate is scaled.

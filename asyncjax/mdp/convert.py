@@ -32,6 +32,13 @@ def from_arrays(transition: Any, reward: Any) -> MDP:
       transition: Float[A, S, S], transition[a, s, t] = P(t | s, a); rows sum to 1, or are all 0 where an episode ends.
       reward: Float[A, S], or Float[A, S, S] where it depends on the successor, or Float[S] where only on the state.
 
+    Returns:
+      An MDP, with as many successors K as the fullest row has numbers that are not 0.
+
+    Raises:
+      ValueError: matrices that are not [A, S, S], rewards of another shape, no action or no state; or numbers that
+        make no MDP, such as rows that do not sum to 1, see `mdp.check`.
+
     Example:
       >>> import numpy as np, asyncjax as aj
       >>> mdp = aj.mdp.from_arrays([np.eye(2), 1 - np.eye(2)], [[0.0, 1.0], [0.0, 0.0]])
@@ -54,6 +61,13 @@ def from_scipy(transition: Sequence[Any], reward: Any) -> MDP:
     Args:
       transition: A matrices; row s of matrix a holds the successors of (s, a).
       reward: Float[A, S], or Float[S] where it only depends on the state.
+
+    Returns:
+      An MDP, with as many successors K as the fullest row has entries.
+
+    Raises:
+      ValueError: no matrix, matrices that are not all [S, S], rewards of another shape; or numbers that make no MDP,
+        such as rows that do not sum to 1, see `mdp.check`.
 
     Example:
       >>> import scipy.sparse as sparse, asyncjax as aj

@@ -24,6 +24,19 @@ def mountain_car(num_positions: int = 51, num_velocities: int = 41) -> FunctionM
       num_positions: grid points from -1.2 to 0.6; those from 0.5 on are the goal.
       num_velocities: grid points from -0.07 to 0.07.
 
+    Returns:
+      A FunctionMDP with S = num_positions num_velocities states, A = 3 actions (left, none, right) and K = 4.
+
+    Raises:
+      TypeError: numbers of grid points that are no whole numbers.
+      ValueError: fewer than 2 of either.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> mdp = aj.mdp.mountain_car(num_positions=5, num_velocities=3)
+      >>> mdp.num_states, mdp.num_actions, mdp.num_successors
+      (15, 3, 4)
+
     Source: Moore (1990); the constants of Gymnasium's MountainCar-v0. Discretization: Munos and Moore (2002).
     """
 
@@ -86,6 +99,20 @@ def perishable_inventory(
       holding_cost: per unit kept for the next day.
       issue: which units are sold first.
 
+    Returns:
+      A FunctionMDP with max_order + 1 actions and K = max_demand + 1.
+
+    Raises:
+      TypeError: counts of days, orders or demands that are no whole numbers.
+      ValueError: useful_life or lead_time below 1, max_order or max_demand below 0, a mean or a variation of the demand
+        that is not positive, or an issue that is neither "lifo" nor "fifo".
+
+    Example:
+      >>> import asyncjax as aj
+      >>> mdp = aj.mdp.perishable_inventory(useful_life=2, lead_time=1, max_order=10)
+      >>> mdp.num_states, mdp.num_actions  # 11^(1 - 1 + 2)
+      (121, 11)
+
     Source: De Moor, Gijsbrechts and Boute (2022); details as in the package mdpax.
     """
     check_counts(useful_life=useful_life, lead_time=lead_time)
@@ -129,10 +156,18 @@ def hashed_garnet(seed: int, num_states: int, num_actions: int, num_successors: 
     rewards are uniform in [-1, 1]. Beyond 2^32 / (2 K + 1) pairs, rows repeat.
 
     Args:
-      seed: another one makes another problem.
+      seed: another one makes another problem; from 0 to 2^32 - 1.
       num_states: S.
       num_actions: A.
       num_successors: K.
+
+    Returns:
+      A FunctionMDP.
+
+    Raises:
+      TypeError: a seed or sizes that are no whole numbers.
+      ValueError: sizes below 1.
+      OverflowError: from the transition, a seed below 0 or from 2^32 on.
 
     Example:
       >>> import asyncjax as aj

@@ -49,6 +49,25 @@ def forest(num_states: int = 3, r1: float = 4.0, r2: float = 2.0, p: float = 0.1
 def garnet(seed: int, num_states: int, num_actions: int, num_successors: int) -> MDP:
     """A random MDP: uniform distinct successors, probabilities from uniform cuts of [0, 1], normal rewards.
 
+    Args:
+      seed: another one makes another problem; at least 0.
+      num_states: S.
+      num_actions: A.
+      num_successors: K, at most S.
+
+    Returns:
+      An MDP in float64.
+
+    Raises:
+      TypeError: a seed or sizes that are no whole numbers.
+      ValueError: a negative seed, sizes below 1, or more successors than states.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> mdp = aj.mdp.garnet(0, num_states=10, num_actions=2, num_successors=3)
+      >>> mdp.successor.shape, bool(abs(mdp.probability.sum(axis=1) - 1).max() < 1e-12)
+      ((2, 3, 10), True)
+
     Source: Archibald, McKinnon and Thomas (1995), "On the generation of Markov decision processes".
     """
     check_counts(num_states=num_states, num_actions=num_actions, num_successors=num_successors)

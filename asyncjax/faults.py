@@ -124,7 +124,7 @@ def slow(schedule: Schedule, factor: float | Sequence[float]) -> Schedule:
 
     Args:
       schedule: realizable.
-      factor: positive.
+      factor: positive, without a unit; Float[] or, one per worker, Float[W].
 
     Returns:
       A Schedule; it ends where a worker's recorded jobs are used up.

@@ -42,8 +42,11 @@ class Recorder:
       TypeError: a configuration that JSON can not hold.
 
     Example:
+      >>> import jax, optax, asyncjax as aj
+      >>> method = aj.sgd(lambda w: 0.5 * w**2, 1.0, optimizer=optax.sgd(0.1))
+      >>> schedule, key = aj.schedules.round_robin(1000, num_workers=8), jax.random.key(0)
       >>> with aj.Recorder("runs/one", {"num_workers": 8}) as recorder:  # doctest: +SKIP
-      ...     aj.emulate(method, schedule, key, callback=recorder, chunk_size=100)
+      ...     result = aj.emulate(method, schedule, key, callback=recorder, chunk_size=100)
     """
 
     def __init__(

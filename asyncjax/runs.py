@@ -78,6 +78,7 @@ def load(path: PathLike) -> Run:
       ValueError: the directory holds no run.
 
     Example:
+      >>> import asyncjax as aj
       >>> run = aj.runs.load("runs/one")  # doctest: +SKIP
       >>> run.metrics["return"][-1], run.schedule.staleness().mean()  # doctest: +SKIP
       (500.0, 6.93)
@@ -142,6 +143,7 @@ def to_pandas(paths: PathLike | Run | Iterable[PathLike | Run]) -> Any:
       ImportError: pandas is not installed.
 
     Example:
+      >>> import asyncjax as aj
       >>> table = aj.runs.to_pandas("runs/*")  # doctest: +SKIP
       >>> table.groupby(["method", "num_workers"])["return"].mean()  # doctest: +SKIP
     """

@@ -77,7 +77,25 @@ class Schedule(NamedTuple):
 
 
 def round_robin(num_updates: int, num_workers: int) -> Schedule:
-    """Equal workers in turn, each reading right after its own update: staleness min(t, W - 1)."""
+    """Equal workers in turn, each reading right after its own update: staleness min(t, W - 1).
+
+    Args:
+      num_updates: T.
+      num_workers: W; update t is of worker t mod W.
+
+    Returns:
+      A Schedule with groups of G = 1, without times.
+
+    Raises:
+      TypeError: sizes that are no whole numbers.
+      ValueError: fewer than 0 updates, or fewer than 1 worker.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> schedule = aj.schedules.round_robin(5, num_workers=3)
+      >>> schedule.worker.ravel(), schedule.read.ravel()
+      (array([0, 1, 2, 0, 1], dtype=int32), array([0, 0, 0, 1, 2], dtype=int32))
+    """
     return _in_turn(num_updates, num_workers, num_workers - 1)
 
 
@@ -438,7 +456,7 @@ def load(path: str | os.PathLike[str]) -> Schedule:
       A Schedule of numpy arrays; times that the file does not have are None.
 
     Raises:
-      FileNotFoundError: there is no such file.
+      OSError: there is no such file (FileNotFoundError), or it can not be read, such as a directory.
       ValueError: a file that is no .npz, holds pickled objects, or lacks the workers or the reads.
 
     Example:

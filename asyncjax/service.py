@@ -22,6 +22,12 @@ class Service(NamedTuple):
     Attributes:
       name: how the model was made, for messages and plots.
       sample: (generator, worker, n) -> Float[n], the worker's next n service times in seconds.
+
+    Example:
+      >>> import jax, numpy as np, asyncjax as aj
+      >>> model = aj.service.Service("w + 1 seconds", lambda generator, worker, n: np.full(n, worker + 1.0))
+      >>> aj.schedules.from_service_times(model, 6, 3, jax.random.key(0)).time.tolist()
+      [1.0, 2.0, 2.0, 3.0, 3.0, 4.0]
     """
 
     name: str

@@ -17,6 +17,8 @@ Issue = Literal["lifo", "fifo"]
 def mountain_car(num_positions: int = 51, num_velocities: int = 41) -> FunctionMDP:
     """The mountain car on a grid of positions and velocities: -1 a step until the car is on the right hill.
 
+    v <- v + 0.001 (a - 1) - 0.0025 cos(3 x), then x <- x + v, both clipped to the grid; at the left wall v becomes 0.
+
     From a grid point the car arrives between four others and goes to each with its weight in the bilinear
     interpolation, so values are those of an interpolated value function.
 
@@ -167,7 +169,7 @@ def hashed_garnet(seed: int, num_states: int, num_actions: int, num_successors: 
     Raises:
       TypeError: a seed or sizes that are no whole numbers.
       ValueError: sizes below 1.
-      OverflowError: from the transition, a seed below 0 or from 2^32 on.
+      OverflowError: from the transition, a seed below 0 or from 2^32 on, or 2^32 states or actions, or more.
 
     Example:
       >>> import asyncjax as aj

@@ -83,6 +83,19 @@ def gradient_method(
     Raises:
       ValueError: a norm or a number of messages that is not above 0.
       TypeError: an optimizer or a correction that is no optax transformation.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax, asyncjax as aj
+      >>> method = aj.gradient_method(
+      ...     init_params=lambda key: jnp.float32(0.0),
+      ...     init_worker=lambda key: key,
+      ...     sample=lambda params, worker: (jnp.float32(2.0), worker, {}),  # the data: where w should be
+      ...     loss=lambda params, data: (0.5 * (params - data) ** 2, {}),
+      ...     optimizer=optax.sgd(0.5),
+      ... )
+      >>> result = aj.emulate(method, aj.schedules.fixed_delay(3, delay=1), jax.random.key(0))
+      >>> result.metrics["loss"].ravel().tolist(), float(result.shared.params)  # read were 0, 0, 1; w is 1, 2, 2.5
+      ([2.0, 2.0, 0.5], 2.5)
     """
     check_options(max_grad_norm=max_grad_norm, anneal_messages=anneal_messages)
     tx, fix = transformation(optimizer=optimizer), transformation(correction=correction or UNCHANGED)

@@ -24,6 +24,19 @@ class Table:
       seeds: S; what a seed's row does in one setting pairs with what it does in the others.
       values: name -> array with the axes N, S and those of one run's value.
       baseline: of differences, the values of settings that were subtracted; empty otherwise.
+
+    Raises:
+      KeyError: from `table[name]`, a name that `values` does not have.
+
+    Example:
+      >>> import numpy as np, asyncjax as aj
+      >>> losses = np.array([[1.0, 3.0], [1.5, 3.5], [2.0, 4.0]])
+      >>> table = aj.Table(aj.grid(delay=[0, 2, 4]), seeds=[0, 1], values={"loss": losses})
+      >>> print(table.against(delay=0))  # row by row less the first row
+      delay             loss
+          2  0.5 [0.5, 0.5]*
+          4        1 [1, 1]*
+      difference from delay=0 seed by seed, * if resolved, interquartile mean of 2 seeds [95 % bootstrap interval]
     """
 
     settings: Sequence[Setting]

@@ -55,11 +55,12 @@ def check_choice(choices: Iterable[Any], **arguments: Any) -> None:
             raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}.")
 
 
-def check_least(least: float, **arguments: Any) -> None:
-    """Raises ValueError for an argument that is given and below this, or no number."""
+def check_least(least: int, **arguments: Any) -> None:
+    """Raises TypeError or ValueError for an argument that is given and no whole number of at least this."""
+    check_whole(**arguments)
     for name, value in arguments.items():
-        if value is not None and (isinstance(value, str) or not value >= least):
-            raise ValueError(f"{name}={value!r}: use at least {least:g}.")
+        if value is not None and value < least:
+            raise ValueError(f"{name}={value!r}: use at least {least}.")
 
 
 def check_kind(kind: type, fix: str, **arguments: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from asyncjax.checks import check_given, check_least, check_positive, check_whole
+from asyncjax.checks import check_given, check_least, check_positive
 from asyncjax.discipline import Coordinator, Discipline, Wait
 from asyncjax.engine import check_run, starting_state
 from asyncjax.host import HostProgram, Job, View, cached_host_program
@@ -102,7 +102,6 @@ def run_ray(
     check_given(timeout=timeout, **sizes)
     check_run(method, key, callback=callback, chunk_size=chunk_size, num_processes=num_processes, **sizes)
     check_positive(timeout=timeout, start_timeout=start_timeout)
-    check_whole(max_restarts=max_restarts)
     check_least(0, max_restarts=max_restarts)
     discipline = Discipline(group_size, wait, bound, eta).check(num_workers)
     state = starting_state(state, method, key, num_workers, num_updates, "num_updates")

@@ -264,9 +264,8 @@ def dashboard(run: RunLike) -> Figure:
     metric = next((name for name in ("return", "loss") if name in run.metrics), "staleness")
     speed = "steps_per_second" if "steps_per_second" in run.metrics else "updates_per_second"
     draw_curves(grid[0, 0], run, metric, x)
-    # The first row's time has compiling in it.
-    timed = {name: rows[1:] if len(rows) > 1 else rows for name, rows in run.metrics.items()}
-    draw_curves(grid[0, 1], (timed["seconds"], timed[speed]), speed, "seconds")
+    rest = slice(min(1, len(run.metrics["seconds"]) - 1), None)  # the first row's time has compiling in it
+    draw_curves(grid[0, 1], (run.metrics["seconds"][rest], run.metrics[speed][rest]), speed, "seconds")
     grid[0, 1].set_ylim(bottom=0)
     draw_staleness(grid[1, 0], schedule)
     draw_timeline(grid[1, 1], schedule)

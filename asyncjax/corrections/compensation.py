@@ -35,9 +35,9 @@ def delay_compensation(strength: Number = 0.04) -> optax.GradientTransformationE
     at_least(0.0, strength=strength)
 
     def update(message: Message, state: PyTree) -> tuple[PyTree, PyTree]:
-        def compensate(message: jax.Array, now: jax.Array, then: jax.Array) -> jax.Array:
-            g = wide(message)  # whose square may be too large for half precision, or too small
-            return (g + like(number(strength), g) * g * g * (wide(now) - wide(then))).astype(message.dtype)
+        def compensate(sent: jax.Array, now: jax.Array, then: jax.Array) -> jax.Array:
+            g = wide(sent)  # whose square may be too large for half precision, or too small
+            return (g + like(number(strength), g) * g * g * (wide(now) - wide(then))).astype(sent.dtype)
 
         return jax.tree.map(compensate, message.gradient, message.params, message.stale_params), state
 
@@ -79,10 +79,10 @@ def adaptive_delay_compensation(
             m, g = like(number(decay), ms), wide(g)
             return m * ms + (1 - m) * g * g
 
-        def compensate(message: jax.Array, ms: jax.Array, now: jax.Array, then: jax.Array) -> jax.Array:
-            g, root = wide(message), jnp.sqrt(ms + like(number(eps), ms))
+        def compensate(sent: jax.Array, ms: jax.Array, now: jax.Array, then: jax.Array) -> jax.Array:
+            g, root = wide(sent), jnp.sqrt(ms + like(number(eps), ms))
             slope = g * g / jnp.where(root > 0, root, 1)  # where the root is 0 so is g * g
-            return (g + like(number(strength), g) * slope * (wide(now) - wide(then))).astype(message.dtype)
+            return (g + like(number(strength), g) * slope * (wide(now) - wide(then))).astype(sent.dtype)
 
         mean_square = jax.tree.map(average, mean_square, message.gradient)
         corrected = jax.tree.map(compensate, message.gradient, mean_square, message.params, message.stale_params)

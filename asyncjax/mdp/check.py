@@ -35,6 +35,12 @@ def check_function(mdp: FunctionMDP, chunk: int = 1 << 16) -> FunctionMDP:
     return mdp
 
 
+def check_is_mdp(mdp: AnyMDP) -> None:
+    """Raises TypeError for what is neither arrays nor a function."""
+    if not isinstance(mdp, AnyMDP):
+        raise TypeError(f"mdp is a {type(mdp).__name__}: make an MDP, such as aj.mdp.from_arrays(transition, reward).")
+
+
 def row_sums(mdp: AnyMDP, chunk: int = 1 << 16) -> tuple[float, float]:
     """Checks a problem; the least and the greatest sum of a row that it allows: 0 where an episode ends, else about 1.
 

@@ -26,20 +26,30 @@ def policy_values(mdp: MDP, policy: np.ndarray, discount: float) -> np.ndarray:
       >>> aj.mdp.policy_values(aj.mdp.random_walk(5), [0] * 7, 1.0)[1:-1] * 6
       array([1., 2., 3., 4., 5.])
     """
+    policy = _checked(mdp, np.asarray(policy))
+    reward, successor, probability = rows = _rows_of(mdp, policy)
+    check_discount(MDP(reward[None], successor.T[None], probability.T[None]), discount)
+    return _solved(*rows, discount)
+
+
+def _rows_of(mdp: MDP, policy: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the policy's actions lead to: reward Float64[S], successor Int[S, K], probability Float64[S, K]."""
+    states = np.arange(mdp.num_states)
+    reward, probability = (np.asarray(x, np.float64) for x in (mdp.reward, mdp.probability))
+    return reward[policy, states], np.asarray(mdp.successor)[policy, :, states], probability[policy, :, states]
+
+
+def _solved(reward: np.ndarray, successor: np.ndarray, probability: np.ndarray, discount: float) -> np.ndarray:
     # Imported on use: not everybody who imports asyncjax solves a sparse system.
     import scipy.sparse as sparse
     import scipy.sparse.linalg
 
-    policy, states = _checked(mdp, np.asarray(policy)), np.arange(mdp.num_states)
-    reward = np.asarray(mdp.reward, np.float64)[policy, states]
-    rows = np.broadcast_to(states[:, None], (mdp.num_states, mdp.num_successors))
-    columns = np.asarray(mdp.successor)[policy, :, states]
-    entries = np.asarray(mdp.probability, np.float64)[policy, :, states]
-    check_discount(MDP(reward[None], columns.T[None], entries.T[None]), discount)
-    shape = (mdp.num_states, mdp.num_states)
-    chain = sparse.coo_array((entries.ravel(), (rows.ravel(), columns.ravel())), shape).tocsc()
-    system = sparse.eye_array(mdp.num_states, format="csc") - discount * chain
-    if mdp.num_states <= _DENSE:
+    num_states = len(reward)
+    rows = np.broadcast_to(np.arange(num_states)[:, None], successor.shape)
+    shape = (num_states, num_states)
+    chain = sparse.coo_array((probability.ravel(), (rows.ravel(), successor.ravel())), shape).tocsc()
+    system = sparse.eye_array(num_states, format="csc") - discount * chain
+    if num_states <= _DENSE:
         return np.linalg.solve(system.toarray(), reward)
     return np.asarray(scipy.sparse.linalg.spsolve(system, reward))
 
@@ -71,7 +81,7 @@ def exact_values(mdp: MDP, discount: float) -> np.ndarray:
     policy, tried = reward.argmax(axis=0), set()
     while policy.tobytes() not in tried:  # rounding could make equal policies alternate for ever
         tried.add(policy.tobytes())
-        values = policy_values(mdp, policy, discount)
+        values = _solved(*_rows_of(mdp, policy), discount)
         quality = reward + discount * (probability * values[successor]).sum(axis=1)
         summed = np.abs(reward) + discount * (probability * np.abs(values)[successor]).sum(axis=1)
         best = quality.argmax(axis=0)

@@ -42,7 +42,6 @@ def mountain_car(num_positions: int = 51, num_velocities: int = 41) -> FunctionM
     Source: Moore (1990); the constants of Gymnasium's MountainCar-v0. Discretization: Munos and Moore (2002).
     """
 
-    check_whole(num_positions=num_positions, num_velocities=num_velocities)
     check_least(2, num_positions=num_positions, num_velocities=num_velocities)
 
     def transition(state: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -118,7 +117,6 @@ def perishable_inventory(
     Source: De Moor, Gijsbrechts and Boute (2022); details as in the package mdpax.
     """
     check_counts(useful_life=useful_life, lead_time=lead_time)
-    check_whole(max_order=max_order, max_demand=max_demand)
     check_least(0, max_order=max_order, max_demand=max_demand)
     check_positive(demand_mean=demand_mean, demand_variation=demand_variation)
     check_choice(get_args(Issue), issue=issue)

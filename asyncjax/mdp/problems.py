@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from asyncjax.checks import check_counts, check_least, check_whole
+from asyncjax.checks import check_counts, check_least
 from asyncjax.mdp.check import check_chances
 from asyncjax.mdp.convert import from_arrays, from_rows
 from asyncjax.mdp.core import MDP
@@ -35,7 +35,6 @@ def forest(num_states: int = 3, r1: float = 4.0, r2: float = 2.0, p: float = 0.1
     Source: the example problem of the MDPtoolbox packages.
     """
     check_chances(p=p)
-    check_whole(num_states=num_states)
     check_least(2, num_states=num_states)
     age = np.arange(num_states)
     reward = np.zeros((2, num_states))
@@ -142,7 +141,6 @@ def machine_replacement(
       replacement_cost: of a new machine, which starts in class 0 next period.
     """
     check_chances(wear=wear)
-    check_whole(num_states=num_states)
     check_least(2, num_states=num_states)
     state = np.arange(num_states)
     reward = np.stack([-operating_cost * state, np.full(num_states, -replacement_cost)])
@@ -173,7 +171,6 @@ def inventory(
 
     Source: Puterman (1994), section 3.2, with its numbers as defaults.
     """
-    check_whole(capacity=capacity)
     check_least(0, capacity=capacity)
     chance = np.asarray(demand, np.float64)
     if not (chance >= 0).all() or abs(chance.sum() - 1) > 1e-9:

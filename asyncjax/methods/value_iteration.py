@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from asyncjax.checks import check_counts
-from asyncjax.mdp.check import check, check_discount
+from asyncjax.mdp.check import check, check_discount, check_is_mdp
 from asyncjax.mdp.core import MDP, AnyMDP, bellman
 from asyncjax.method import Array, Method, Metrics, PyTree, Stale
 from asyncjax.traced import is_traced
@@ -138,8 +138,7 @@ def value_iteration(
 
 def check_problem(mdp: AnyMDP, discount: Number, **counts: int | None) -> None:
     """Raises for arrays that are no problem, for a discount at which it has no values, and for counts below 1."""
-    if not isinstance(mdp, AnyMDP):
-        raise TypeError(f"mdp is a {type(mdp).__name__}: make an MDP, such as aj.mdp.from_arrays(transition, reward).")
+    check_is_mdp(mdp)
     check_counts(**counts)
     if isinstance(mdp, MDP) and not is_traced(mdp):
         check(mdp, None if is_traced(discount) else float(discount))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from asyncjax.mdp import MDP, AnyMDP, FunctionMDP
-from asyncjax.mdp.check import check_discount, row_sums
+from asyncjax.mdp.check import check_discount, check_is_mdp, row_sums
 from asyncjax.solvers import methods
 from asyncjax.solvers.asynchronous import asynchronous
 from asyncjax.solvers.device import DeviceModel
@@ -138,8 +138,7 @@ def _check_arguments(
     mdp: AnyMDP, discount: float, tolerance: float, initial: Any, max_seconds: float
 ) -> tuple[float, float]:
     """The least and the greatest sum of a row of probabilities."""
-    if not isinstance(mdp, AnyMDP):
-        raise TypeError(f"mdp is a {type(mdp).__name__}: make an MDP, such as aj.mdp.from_arrays(transition, reward).")
+    check_is_mdp(mdp)
     for name, value in (("discount", discount), ("tolerance", tolerance), ("max_seconds", max_seconds)):
         if isinstance(value, str) or not np.ndim(value) == 0:
             raise TypeError(f"{name}={value!r}: give a number.")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from asyncjax.data_parallel import Placement
+from asyncjax.engine import kept
 from asyncjax.exact import apart
 from asyncjax.method import Method, Metrics, Stale, State
 from asyncjax.packing import Packed, PackedMethod, Packer, all_finite, merge_metrics, zeros
@@ -221,7 +222,7 @@ def _at(rows: Packed, row: jax.Array) -> Packed:
     return jax.tree.map(lambda x: x[row], rows)
 
 
-@lru_cache(maxsize=128)
+@kept
 def cached_host_program(method: Method, num_workers: int, group_size: int, parts: tuple[int, ...]) -> HostProgram:
     """One program per method, so that a replay calls the very executables of the run that it repeats."""
     return HostProgram(PackedMethod(method, num_workers, parts), group_size, method.placement)

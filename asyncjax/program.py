@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from asyncjax.adapters.host import lives_on_host, not_emulated
 from asyncjax.cost import cost_of
-from asyncjax.engine import begin
+from asyncjax.engine import begin, kept
 from asyncjax.exact import isolated
 from asyncjax.method import Array, Method, Metrics, PyTree, Result, Stale, State
 from asyncjax.packing import Packed, PackedMethod, all_finite, merge_metrics, zeros
@@ -174,7 +174,7 @@ class Program:
         return treedef.unflatten(taken), then
 
 
-@lru_cache(maxsize=128)
+@kept
 def cached_program(method: Method, num_workers: int, parts: tuple[int, ...]) -> Program:
     """One program per method, so that a second run compiles nothing."""
     return Program(PackedMethod(method, num_workers, parts))

@@ -98,6 +98,21 @@ def test_a_fresh_run_is_the_uncorrected_one_bit_for_bit(
     assert_equal(plain.metrics, corrected.metrics)
 
 
+@pytest.mark.parametrize("size", [1, 3, 16])
+@pytest.mark.parametrize("engine", ["emulate", "replay"])
+def test_a_fresh_run_of_few_parameters_is_the_uncorrected_one_bit_for_bit(engine: str, size: int) -> None:
+    """XLA compiles loops that move few bytes as one kernel, and would round otherwise with a correction in it."""
+    start, correction = jnp.linspace(0.3, 1.7, size), corrections.scale_by_staleness()
+    loss = lambda w: 0.5 * jnp.sum(jnp.square(1.37 * w - 0.3))  # noqa: E731
+    plain, corrected = (
+        ENGINES[engine](
+            aj.sgd(loss, start, optimizer=optax.adam(0.03), correction=c), aj.schedules.sequential(50), KEY
+        ).shared.params
+        for c in (None, correction)
+    )
+    assert_equal(plain, corrected)
+
+
 TRAJECTORY = {
     "impala": ("impala", {}),
     "impala, clipped": ("impala", {"max_grad_norm": 1e-3}),

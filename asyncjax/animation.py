@@ -7,7 +7,6 @@ environment whose observation is an image [height, width, channels] such as MinA
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ import numpy as np
 from asyncjax import runs
 from asyncjax.checks import check_counts
 from asyncjax.environment import Environment, make_env
+from asyncjax.files import PathLike
 from asyncjax.method import Method, Policy, PyTree
 from asyncjax.panels import COLOURS
 from asyncjax.rollout import where
@@ -36,7 +36,7 @@ def animate(
     env: Environment | str,
     shared: PyTree,
     key: jax.Array,
-    path: str | os.PathLike[str],
+    path: PathLike,
     *,
     num_steps: int = 200,
     greedy: bool = True,
@@ -77,7 +77,7 @@ def animate(
     return Path(path)
 
 
-def animate_run(path: runs.PathLike, **options: Any) -> Path:
+def animate_run(path: PathLike, **options: Any) -> Path:
     """Draws the policy of a run directory's newest checkpoint into its policy.gif; options as for `animate`.
 
     Raises:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from asyncjax.checks import first_difference, is_key, leaf_types
 from asyncjax.engine import initial_like
+from asyncjax.files import PathLike
 from asyncjax.method import Method, PyTree, State
 from asyncjax.packing import Leaf, Packer
 
@@ -27,7 +27,7 @@ class Checkpoints:
       keep: how many to keep.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], keep: int = 2) -> None:
+    def __init__(self, directory: PathLike, keep: int = 2) -> None:
         self.directory = Path(directory).absolute()
         self._keep = keep
         self._manager: Any = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import operator
 import reprlib
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,13 @@ def check_positive(**arguments: Any) -> None:
     for name, value in arguments.items():
         if value is not None and (isinstance(value, str) or not value > 0):
             raise ValueError(f"{name}={value!r}: give a positive number.")
+
+
+def check_static(**arguments: Any) -> None:
+    """Raises TypeError for an array of JAX's: sizes of arrays and what programs are cached by have to be hashable."""
+    for name, value in arguments.items():
+        if isinstance(value, jax.Array):
+            raise TypeError(f"{name}={value!r} is an array of JAX's: give a whole number, such as int({name}).")
 
 
 def check_whole(**arguments: Any) -> None:
@@ -47,6 +55,13 @@ def check_function(**arguments: Any) -> None:
             raise TypeError(f"{name}={value!r} is no function: give one, or leave it out.")
 
 
+def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
+    """The sentence for a name that is not among those known: which of them look like it, or else this."""
+    lower = {one.lower(): one for one in known}
+    near = [lower[one] for one in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.4)]
+    return f"Did you mean {' or '.join(near)}?" if near else otherwise
+
+
 def check_choice(choices: Iterable[Any], **arguments: Any) -> None:
     """Raises ValueError for an argument that is none of these."""
     choices = list(choices)
@@ -61,6 +76,13 @@ def check_least(least: int, **arguments: Any) -> None:
     for name, value in arguments.items():
         if value is not None and value < least:
             raise ValueError(f"{name}={value!r}: use at least {least}.")
+
+
+def check_int32(**arguments: Any) -> None:
+    """Raises ValueError for a whole number that is given and too large to number states, versions or workers by."""
+    for name, value in arguments.items():
+        if value is not None and int(value) >= 2**31:
+            raise ValueError(f"{name}={value!r}: use at most {2**31 - 1}, the largest int32.")
 
 
 def check_kind(kind: type, fix: str, **arguments: Any) -> None:

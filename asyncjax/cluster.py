@@ -86,10 +86,14 @@ def run_ray(
     Raises:
       ImportError: Ray is not installed.
       ValueError: for arguments that no run could follow.
+      TypeError: a function of the method can not be pickled, with the reason.
       FloatingPointError: after the first update that made the view non-finite, naming the worker.
       TimeoutError: naming the worker that did not finish a job in time, or what the processes wait for.
       RuntimeError: more than max_restarts processes died.
       Whatever a worker raises, with its traceback there and a note that names the worker.
+
+    Warns:
+      Whatever a worker warns of, such as environments that were lost with its process.
 
     Example:
       >>> import jax, optax, asyncjax as aj

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Generic, Literal, NamedTuple, TypeVar, get_args
 
-from asyncjax.checks import check_choice, check_given, check_whole
+from asyncjax.checks import check_choice, check_given, check_static, check_whole
 
 Wait = Literal["never", "next_version"]
 T = TypeVar("T")
@@ -37,6 +37,7 @@ class Discipline(NamedTuple):
     def check(self, num_workers: int) -> Discipline:
         """Raises ValueError where no run could follow this discipline."""
         check_given(num_workers=num_workers, group_size=self.group_size)
+        check_static(num_workers=num_workers, group_size=self.group_size)
         check_whole(num_workers=num_workers, group_size=self.group_size, bound=self.bound, eta=self.eta)
         if num_workers < 1:
             raise ValueError(f"num_workers={num_workers}: at least one worker is needed.")

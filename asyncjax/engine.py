@@ -18,6 +18,7 @@ from asyncjax.checks import (
     check_initial,
     check_kind,
     check_run_key,
+    check_static,
     first_difference,
     leaf_types,
 )
@@ -58,6 +59,7 @@ def check_run(
         check_kind(Schedule, "give one of asyncjax.schedules, or the one that run_threads recorded", schedule=one)
         check_axes(one)
     check_given(chunk_size=chunk_size)
+    check_static(chunk_size=chunk_size, **counts)
     check_counts(chunk_size=chunk_size, **counts)
     check_function(callback=callback)
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from asyncjax.checks import check_key, check_whole
+from asyncjax.checks import check_given, check_int32, check_key, check_whole
 from asyncjax.schedules import Schedule, check, is_realizable, round_robin, sequential, successive
 
 Finish = Callable[[int, float, float], float]
@@ -29,6 +29,17 @@ Finish = Callable[[int, float, float], float]
 
 def sawtooth(num_updates: int, bound: int) -> Schedule:
     """Staleness 0, 1, ..., bound, 0, 1, ...: bound + 1 workers that all read together, one huge batch in disguise.
+
+    Args:
+      num_updates: T.
+      bound: the largest staleness in updates; at least 0.
+
+    Returns:
+      A Schedule with groups of G = 1, without times.
+
+    Raises:
+      TypeError: a size or a bound that is no whole number.
+      ValueError: a negative bound, or fewer than 0 updates.
 
     Example:
       >>> import asyncjax as aj
@@ -62,6 +73,9 @@ def laggard(num_updates: int, num_workers: int, bound: int) -> Schedule:
       (array([0, 1, 2, 1, 0, 2], dtype=int32), array([0, 0, 2, 0, 0, 2], dtype=int32))
     """
     _check_bound(bound)
+    check_given(num_workers=num_workers)
+    check_whole(num_workers=num_workers)
+    check_int32(num_workers=num_workers)
     if num_workers < 2:
         raise ValueError(f"num_workers={num_workers}: besides the laggard there is at least one worker.")
     schedule = sequential(num_updates, num_workers - 1)
@@ -76,6 +90,13 @@ def maximal_delay(schedule: Schedule, bound: int) -> Schedule:
     Args:
       schedule: says whose messages arrive when; what they had read is forgotten, and so is when they began.
       bound: the largest staleness; at least 0.
+
+    Returns:
+      A Schedule with the workers and commit times of the one given.
+
+    Raises:
+      TypeError: what is no Schedule, or a bound that is no whole number.
+      ValueError: a negative bound, or a schedule that is not well-formed.
 
     Example:
       >>> import asyncjax as aj
@@ -104,6 +125,13 @@ def drop(schedule: Schedule, worker: int | Sequence[int], start: float = 0.0, st
       worker: one or several. The others keep their numbers.
       start: seconds (updates where there are no times).
       stop: seconds.
+
+    Returns:
+      A Schedule of the messages that are left.
+
+    Raises:
+      TypeError: a worker that is no whole number.
+      ValueError: a worker that the schedule does not have.
 
     Example:
       >>> import asyncjax as aj
@@ -218,15 +246,16 @@ def storms(schedule: Schedule, key: jax.Array, calm: float, storm: float, factor
       key: the source of the storms. Consumed.
       calm: mean seconds between storms, exponentially distributed.
       storm: mean seconds of a storm, exponentially distributed.
-      factor: how many times as long work takes in a storm; at least 1.
+      factor: how many times as long work takes in a storm; at least 1, finite.
 
     Returns:
       A Schedule; it ends where a worker's recorded jobs are used up. With a factor of 1 it is the one given.
 
     Raises:
       TypeError: what is no key.
-      ValueError: means that are not positive and finite, or a factor below 1; or, unless the factor is 1, a schedule
-        that is not realizable, in which messages waited while their workers went on (`eta`), or whose reads are torn.
+      ValueError: means that are not positive and finite, a factor below 1 or infinite, or too many storms; or, unless
+        the factor is 1, a schedule that is not realizable, in which messages waited while their workers went on
+        (`eta`), or whose reads are torn.
 
     Example:
       >>> import jax, asyncjax as aj
@@ -237,13 +266,19 @@ def storms(schedule: Schedule, key: jax.Array, calm: float, storm: float, factor
     """
     check_key(key)
     _check_positive(calm=calm, storm=storm)
-    if not factor >= 1:
+    _check_positive(factor=factor)
+    if factor < 1:
         raise ValueError(f"factor={factor}: in a storm work takes longer; use a factor of at least 1.")
     if factor == 1:
         return schedule  # which rounding, below, would not always give back
-    longest = factor * float(_stream(schedule).end.max(initial=0.0))
+    expected = float(factor * _stream(schedule).end.max(initial=0.0) / (calm + storm))  # at most
+    if not expected < 1e8:
+        raise ValueError(
+            f"calm={calm}, storm={storm}, factor={factor}: {expected:.3g} storms in this schedule are too many; make"
+            " them longer, or the factor smaller."
+        )
     rng = np.random.default_rng([int(word) for word in np.asarray(jax.random.key_data(key)).ravel()])
-    count = 2 * int(longest / (calm + storm) + 4 * np.sqrt(longest / (calm + storm)) + 8)
+    count = 2 * int(expected + 4 * np.sqrt(expected) + 8)
     lengths = rng.standard_exponential(2 * count) * np.tile([calm, storm], count)
     edges = np.concatenate([[0.0], np.cumsum(lengths), [np.inf]])[:-1]
     done = np.concatenate([[0.0], np.cumsum(lengths / np.tile([1.0, factor], count))])  # work by then at full speed
@@ -278,7 +313,24 @@ def permute(schedule: Schedule, permutation: Sequence[int]) -> Schedule:
 
 
 def stretch(schedule: Schedule, factor: float) -> Schedule:
-    """A slower clock: all times are `factor` times as large, in the same order."""
+    """A slower clock: all times are `factor` times as large, in the same order.
+
+    Args:
+      schedule: any; without times nothing changes.
+      factor: positive and finite, without a unit.
+
+    Returns:
+      A Schedule with the same workers and reads.
+
+    Raises:
+      ValueError: a factor that is not positive and finite.
+
+    Example:
+      >>> import jax, asyncjax as aj
+      >>> schedule = aj.schedules.from_service_times(aj.service.constant(1.0), 4, 2, jax.random.key(0))
+      >>> aj.faults.stretch(schedule, factor=10.0).time.tolist()
+      [10.0, 10.0, 20.0, 20.0]
+    """
     _check_positive(factor=factor)
     times = {name: getattr(schedule, name) for name in ("time", "begin", "end")}
     return schedule._replace(**{name: None if t is None else factor * np.asarray(t) for name, t in times.items()})
@@ -426,6 +478,7 @@ def _went_on(after_own: np.ndarray, begin: np.ndarray, end: np.ndarray, counted:
 def _workers(schedule: Schedule, worker: int | Sequence[int]) -> list[int]:
     workers = np.atleast_1d(np.asarray(worker))
     for one in workers.tolist():
+        check_given(worker=one)
         check_whole(worker=one)
     if np.any((workers < 0) | (workers >= schedule.num_workers)):
         raise ValueError(f"worker={worker}: the schedule has the workers 0 to {schedule.num_workers - 1}.")
@@ -438,7 +491,9 @@ def _ceil(x: float) -> float:
 
 
 def _check_bound(bound: int) -> None:
+    check_given(bound=bound)
     check_whole(bound=bound)
+    check_int32(bound=bound)
     if bound < 0:
         raise ValueError(f"bound={bound}: staleness is at least 0.")
 
@@ -446,4 +501,4 @@ def _check_bound(bound: int) -> None:
 def _check_positive(**arguments: float) -> None:
     for name, value in arguments.items():
         if isinstance(value, str) or not 0 < value < np.inf:
-            raise ValueError(f"{name}={value!r}: give a positive number.")
+            raise ValueError(f"{name}={value!r}: give a positive, finite number.")

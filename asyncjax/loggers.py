@@ -11,16 +11,18 @@ Both packages come with the extra `logging`. A metric's step is `env_steps` wher
 from __future__ import annotations
 
 import importlib
+import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from asyncjax.runs import PathLike, Row
+from asyncjax.files import PathLike
+from asyncjax.runs import Row
 
 
 class TensorBoard:
-    """Writes event files that TensorBoard reads.
+    """Writes event files that TensorBoard reads; of a continued run it then shows what goes on, not what that dropped.
 
     Args:
       path: the folder for them.
@@ -33,24 +35,30 @@ class TensorBoard:
     def __init__(self, path: PathLike, config: Mapping[str, Any] | None = None) -> None:
         self.package = required("tensorboardX")
         self.path, self.config = path, dict(config or {})
+        self.writer: Any = None
 
     def __enter__(self) -> TensorBoard:
-        self.writer = self.package.SummaryWriter(str(self.path))
-        self.writer.add_text("config", "\n".join(f"    {name}: {value}" for name, value in self.config.items()))
         return self
 
     def __call__(self, row: Row) -> None:
-        """Writes a row."""
+        """Writes a row. The first one tells TensorBoard that rows from there on, in earlier files, are void."""
+        if self.writer is None:
+            self.writer = self.package.SummaryWriter(str(self.path), purge_step=step(row))
+            self.writer.add_text("config", "\n".join(f"    {name}: {value}" for name, value in self.config.items()))
         for name, value in scalars(row).items():
             self.writer.add_scalar(name, value, step(row))
         self.writer.flush()
 
     def __exit__(self, *_: Any) -> None:
-        self.writer.close()
+        if self.writer is not None:
+            self.writer.close()
 
 
 class WeightsAndBiases:
     """Sends rows to Weights & Biases; a run that is continued in its directory continues there too.
+
+    What was sent there stays there: where a killed run had come further than its last checkpoint, those rows are
+    followed by the rows that replace them.
 
     Args:
       path: the folder for its files, which also names the run.
@@ -60,11 +68,14 @@ class WeightsAndBiases:
 
     Raises:
       ImportError: wandb is not installed.
+      ConnectionError: there is no key, or nobody answers.
     """
 
     def __init__(self, path: PathLike, config: Mapping[str, Any] | None = None, **options: Any) -> None:
         self.package = required("wandb")
         self.path, self.config, self.options = Path(path), dict(config or {}), options
+        if (options.get("mode") or os.environ.get("WANDB_MODE") or "online") == "online":
+            self._online(self.package.login)  # now, when there is no directory yet
 
     def __enter__(self) -> WeightsAndBiases:
         self.path.mkdir(parents=True, exist_ok=True)
@@ -72,23 +83,42 @@ class WeightsAndBiases:
         if not file.exists():
             file.write_text(secrets.token_hex(4))
         known = {"id": file.read_text(), "resume": "allow", "name": self.path.name, "dir": str(self.path)}
-        self.run = self.package.init(config=self.config, **(known | self.options))
+        self.run = self._online(self.package.init, config=self.config, **(known | self.options))
+        self.free = self.run.starting_step  # from this step on wandb has no row
         return self
 
     def __call__(self, row: Row) -> None:
         """Sends a row."""
-        self.run.log(scalars(row), step=step(row))
+        at = max(step(row), self.free)
+        if at > step(row):  # where wandb has a row it ignores another: a later place, drawn where it belongs
+            self.run.define_metric("*", step_metric=axis(row))
+        self.run.log(scalars(row), step=at)
+        self.free = at + 1
 
     def __exit__(self, error: type[BaseException] | None, *_: Any) -> None:
         self.run.finish(exit_code=0 if error is None else 1)
+
+    def _online(self, function: Any, **arguments: Any) -> Any:
+        try:
+            return function(**arguments)
+        except self.package.Error as error:
+            raise ConnectionError(
+                f"Weights & Biases: {str(error).rstrip('.')}. With WANDB_MODE=offline it needs neither a key nor a"
+                " network, and `wandb sync` sends what was written later."
+            ) from error
 
 
 LOGGERS = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
 
 
-def step(row: Row) -> int:
+def axis(row: Row) -> str:
     """What the horizontal axis counts."""
-    return row.get("env_steps", row["update"])
+    return "env_steps" if "env_steps" in row else "update"
+
+
+def step(row: Row) -> int:
+    """Where a row is on it."""
+    return row[axis(row)]
 
 
 def scalars(row: Row) -> dict[str, float]:

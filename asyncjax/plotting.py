@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from asyncjax import runs
+from asyncjax.files import PathLike
 from asyncjax.maps import draw_heat_map, draw_value_map
 from asyncjax.panels import (
     COLOURS,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Array = np.ndarray | jax.Array
-RunLike = str | os.PathLike[str] | runs.Run
+RunLike = PathLike | runs.Run
 Curve = RunLike | tuple[Array, Array] | Sequence[RunLike]
 
 LABELS = {
@@ -64,8 +65,8 @@ def learning_curve(curves: Curve | Mapping[str, Curve], metric: str = "return", 
       A Figure; of a single seed it has the curve and its running mean.
 
     Raises:
-      ValueError: a directory that holds no run, a run without the metric or without x, or arrays whose lengths L
-        differ.
+      ValueError: no run at all, a directory that holds none, a run without the metric or without x, or arrays whose
+        lengths L differ.
 
     Example:
       >>> import asyncjax as aj
@@ -80,7 +81,23 @@ def learning_curve(curves: Curve | Mapping[str, Curve], metric: str = "return", 
 
 
 def staleness_histogram(source: RunLike | Schedule) -> Figure:
-    """How stale the messages were: a histogram of all, and each worker's median and 5 % to 95 % range."""
+    """How stale the messages were: a histogram of all, and each worker's median and 5 % to 95 % range.
+
+    Args:
+      source: a run or a schedule.
+
+    Returns:
+      A Figure of two columns.
+
+    Raises:
+      ValueError: a directory that holds no run, a run without a schedule, or a schedule without updates.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> figure = aj.plotting.staleness_histogram(aj.schedules.round_robin(100, num_workers=4))
+      >>> [axes.get_xlabel() for axes in figure.axes]
+      ['staleness (updates)', 'worker']
+    """
     schedule = _schedule(source)
     figure, (left, right) = new_figure(1, 2, size=(2 * COLUMN[0], COLUMN[1]))
     draw_staleness(left, schedule)
@@ -95,6 +112,19 @@ def worker_timeline(source: RunLike | Schedule, start: float | None = None, stop
       source: a run or a schedule.
       start: seconds; by default the window is some jobs long, in the middle of the run.
       stop: seconds.
+
+    Returns:
+      A Figure.
+
+    Raises:
+      ValueError: a directory that holds no run, a run without a schedule, or a schedule without updates.
+
+    Example:
+      >>> import jax, asyncjax as aj
+      >>> times = aj.service.exponential(0.01)
+      >>> schedule = aj.schedules.from_service_times(times, 100, num_workers=4, key=jax.random.key(0))
+      >>> aj.plotting.worker_timeline(schedule, start=0.1, stop=0.2).axes[0].get_xlabel()
+      'time since 0.1 s (ms); ticks: commits'
     """
     figure, axes = new_figure(size=(2 * COLUMN[0], COLUMN[1]))
     draw_timeline(axes, _schedule(source), start, stop)
@@ -130,8 +160,14 @@ def speedup_curve(
     """
     if not curves and not reference:
         raise ValueError("curves={}: give at least one, label -> (workers, speed-up).")
-    figure, axes = new_figure()
     both = [*curves.items(), *(reference or {}).items()]
+    for label, (x, y) in both:
+        if np.ndim(x) != 1 or not np.size(x) or np.ndim(y) not in (1, 2) or np.shape(y)[-1] != len(x):
+            raise ValueError(
+                f"the curve {label!r} has workers of shape {np.shape(x)} and speed-ups of shape {np.shape(y)}: give"
+                " Int[N] and Float[N] or, seed by seed, Float[S, N]."
+            )
+    figure, axes = new_figure()
     workers = np.concatenate([np.asarray(x, np.float64) for _, (x, _) in both])
     ends = np.array([workers.min(), workers.max()])
     axes.plot(ends, ends, ":", color=COLOURS[6], linewidth=1, label="ideal")
@@ -247,7 +283,7 @@ def dashboard(run: RunLike) -> Figure:
       A Figure of two rows and two columns.
 
     Raises:
-      ValueError: a directory that holds no run, or a run without metrics or without a schedule.
+      ValueError: a directory that holds no run, or a run without the metrics or without a schedule.
 
     Example:
       >>> import pathlib, numpy as np, asyncjax as aj
@@ -263,6 +299,7 @@ def dashboard(run: RunLike) -> Figure:
     x = "env_steps" if "env_steps" in run.metrics else "update"
     metric = next((name for name in ("return", "loss") if name in run.metrics), "staleness")
     speed = "steps_per_second" if "steps_per_second" in run.metrics else "updates_per_second"
+    _check_metrics(run, metric, x, "seconds", speed)
     draw_curves(grid[0, 0], run, metric, x)
     rest = slice(min(1, len(run.metrics["seconds"]) - 1), None)  # the first row's time has compiling in it
     draw_curves(grid[0, 1], (run.metrics["seconds"][rest], run.metrics[speed][rest]), speed, "seconds")
@@ -289,6 +326,8 @@ def save_all(run: RunLike) -> dict[str, Path]:
 def draw_curves(axes: Axes, curves: Curve | Mapping[str, Curve], metric: str, x: str) -> None:
     """Draws `learning_curve` into given axes."""
     named = curves if isinstance(curves, Mapping) else {"": curves}
+    if not named:
+        raise ValueError("curves={}: give at least one, label -> runs or arrays.")
     for (label, curve), colour in zip(named.items(), cycle(len(named)), strict=True):
         xs, ys = _curve(curve, metric, x)
         if len(ys) == 1:
@@ -333,6 +372,8 @@ def _curve(curve: Curve, metric: str, x: str) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(curve, (str, os.PathLike, runs.Run)):
         curve = [curve]
     series = [_series(_run(run), metric, x) for run in curve]  # pyright: ignore[reportArgumentType, reportGeneralTypeIssues]
+    if not series:
+        raise ValueError(f"curves={curve!r}: give at least one run.")
     series = [(xs, ys) for xs, ys in series if len(xs)] or series[:1]
     if len(series) == 1:
         return series[0][0], series[0][1][None]
@@ -342,13 +383,18 @@ def _curve(curve: Curve, metric: str, x: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _series(run: runs.Run, metric: str, x: str) -> tuple[np.ndarray, np.ndarray]:
-    for name in (metric, x):
+    _check_metrics(run, metric, x)
+    known = np.isfinite(run.metrics[metric])  # a line of metrics has no return where no episode ended
+    return run.metrics[x][known], run.metrics[metric][known]
+
+
+def _check_metrics(run: runs.Run, *names: str) -> None:
+    """Raises ValueError for the first of these that the run has not."""
+    for name in names:
         if name not in run.metrics:
             raise ValueError(
                 f"The run {run.path} has no metric {name!r}; it has {', '.join(run.metrics) or 'none yet'}."
             )
-    known = np.isfinite(run.metrics[metric])  # a line of metrics has no return where no episode ended
-    return run.metrics[x][known], run.metrics[metric][known]
 
 
 def _run(source: RunLike) -> runs.Run:

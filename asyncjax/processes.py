@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import threading
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -33,11 +35,13 @@ OPTIONS = (
 )
 
 Parcel = Any  # a tree of numpy arrays, or bytes of it
+Warned = set[tuple[str, type[Warning], str, int]]  # text, category, file and line
 
 
 def options_here() -> tuple[dict[str, str], dict[str, Any]]:
     """The environment variables and the options of JAX that `adopt` takes over in another process."""
-    options = {name: jax.config.values[name] for name in OPTIONS if name in jax.config.values}
+    known = jax.config.values  # those of all threads; as attributes, options are what holds in this one
+    options = {name: getattr(jax.config, name, known[name]) for name in OPTIONS if name in known}
     return {name: os.environ[name] for name in VARIABLES if name in os.environ}, options
 
 
@@ -46,6 +50,26 @@ def adopt(variables: dict[str, str], options: dict[str, Any]) -> None:
     os.environ.update(variables)  # in time: JAX reads them when it computes first
     for name, value in options.items():
         jax.config.update(name, value)
+
+
+def put(ray: Any, value: Any, **parts: Any) -> Any:
+    """The reference of a value for other processes.
+
+    Raises:
+      TypeError: naming which of its parts can not be pickled, and why.
+    """
+    try:
+        return ray.put(value)
+    except Exception:
+        for name, part in parts.items():
+            try:
+                ray.cloudpickle.dumps(part)
+            except Exception as error:
+                raise TypeError(
+                    f"{name} can not be sent to Ray's processes ({error}): let its functions make what can not be"
+                    " pickled, such as a lock or an open file, where they use it, and not refer to it from outside."
+                ) from None  # Ray has pages about all that the value holds
+        raise
 
 
 class Lost(Exception):
@@ -67,9 +91,11 @@ class Process:
         """Compiles. Not in the constructor: an error there would pass for a death."""
         self.compiled = cached_host_program(method, num_workers, group_size, parts).work_on(jax.local_devices()[0])
 
-    def work(self, view: Parcel, local: Parcel) -> Parcel:
-        """One job: (View, private state [1]) -> Worked."""
-        return _wrap(self.compiled(_unwrap(view), _unwrap(local), np.zeros(1, np.int32), np.int32(1)))
+    def work(self, view: Parcel, local: Parcel) -> tuple[Parcel, Warned]:
+        """One job: (View, private state [1]) -> Worked, and the warnings that it gave."""
+        with warnings.catch_warnings(record=True, action="always") as caught:
+            worked = _wrap(self.compiled(_unwrap(view), _unwrap(local), np.zeros(1, np.int32), np.int32(1)))
+        return worked, {(str(one.message), one.category, one.filename, one.lineno) for one in caught}
 
 
 class Processes:
@@ -99,7 +125,11 @@ class Processes:
         self.ray, self.max_restarts, self.start_timeout = ray, max_restarts, start_timeout
         packed = program.packed
         method = method._replace(placement=None)  # the learner's, which is here; devices can not be pickled
-        self.recipe = [ray.put(x) for x in (method, packed.num_workers, program.group_size, packed.parts)]
+        parts: Mapping[str, Any] = {f"method.{name}": part for name, part in method._asdict().items()}
+        sizes = packed.num_workers, program.group_size, packed.parts
+        self.recipe = [put(ray, method, **parts), *map(ray.put, sizes)]
+        self.options = options_here()  # a process is replaced from a thread, where other ones may hold
+        self.warned: dict[Any, Any] = {}  # by which filters know what was shown before
         self.losses = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.OutOfMemoryError)
         self.lock, self.sending = threading.Lock(), threading.Lock()  # two, so that a slow put delays no end
         self.num_restarts = 0
@@ -108,7 +138,7 @@ class Processes:
         self.running = [self._start() for _ in range(num_processes)]  # (actor, what is there when it is ready)
 
     def _start(self) -> tuple[Any, Any]:
-        actor = self.ray.remote(Process).options(num_cpus=1, max_restarts=0).remote(*options_here())
+        actor = self.ray.remote(Process).options(num_cpus=1, max_restarts=0).remote(*self.options)
         return actor, actor.prepare.remote(*self.recipe)
 
     def __enter__(self) -> Processes:
@@ -135,13 +165,19 @@ class Processes:
         Raises:
           Lost: the process died.
           Whatever the job raised, with the traceback from there.
+
+        Warns:
+          Whatever the job warned of.
         """
         process = worker % len(self.running)
         actor, _ = self.running[process]
         try:
-            return _unwrap(self.ray.get(actor.work.remote(self._send(view), _wrap(local))))
+            worked, warned = self.ray.get(actor.work.remote(self._send(view), _wrap(local)))
         except self.losses as error:
             raise Lost(process, actor, error) from error
+        for text, category, file, line in warned:
+            warnings.warn_explicit(text, category, file, line, registry=self.warned)
+        return _unwrap(worked)
 
     def replace(self, lost: Lost) -> None:
         """Returns when a new process is ready in place of the one that died, or when all were stopped meanwhile.

@@ -6,7 +6,24 @@ import signal
 import time
 from typing import Any
 
-from asyncjax.recorder import Row
+from asyncjax.runs import Row
+
+
+def live(console: Any) -> bool:
+    """Whether a rich console can draw a bar over itself; a file can not, though FORCE_COLOR makes it colorful."""
+    return console.is_interactive and console.file.isatty()
+
+
+def time_left() -> Any:
+    """A column of rich's progress bar: when it will end, until it has."""
+    from rich import progress
+    from rich.text import Text
+
+    class TimeLeft(progress.TimeRemainingColumn):
+        def render(self, task: Any) -> Any:
+            return Text("") if task.finished else Text("eta ").append_text(super().render(task))
+
+    return TimeLeft(compact=True)
 
 
 class Progress:
@@ -23,6 +40,7 @@ class Progress:
         from rich.console import Console
 
         self.console = Console()
+        self.live = live(self.console)
         self.total, self.between = total, seconds_between_lines
         self.last_return: float | None = None
         self.begun: tuple[float, int] | None = None
@@ -34,10 +52,9 @@ class Progress:
             progress.TaskProgressColumn(),
             progress.TextColumn("{task.fields[text]}"),
             progress.TimeElapsedColumn(),
-            progress.TextColumn("eta"),
-            progress.TimeRemainingColumn(compact=True),
+            time_left(),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=not self.live,
         )
         self.task = self.bar.add_task("compiling", total=total, completed=done, text="" if self.wide else "compiling")
 
@@ -62,7 +79,7 @@ class Progress:
             self.begun = (now, done)  # the speed from here on tells when the run will end
             self.printed = now
         last = done >= self.total
-        if not self.console.is_terminal and (last or now - self.printed >= self.between):
+        if not self.live and (last or now - self.printed >= self.between):
             self.printed = now
             print(
                 f"{100 * done / self.total:3.0f} %  {done:,} {unit}  {describe(row)}{self._eta(now, done)}", flush=True
@@ -70,7 +87,8 @@ class Progress:
 
     def _eta(self, now: float, done: int) -> str:
         began, first = self.begun or (now, done)
-        return f"  eta {(self.total - done) * (now - began) / (done - first):.0f} s" if done > first else ""
+        known = first < done < self.total
+        return f"  eta {(self.total - done) * (now - began) / (done - first):.0f} s" if known else ""
 
 
 def describe(row: Row, whole: bool = True) -> str:

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from asyncjax import timeline
+from asyncjax import files, timeline
 from asyncjax.checkpoints import Checkpoints
 from asyncjax.compiling import CompileClock
 from asyncjax.engine import then
+from asyncjax.files import PathLike
 from asyncjax.method import Chunk, State
-from asyncjax.runs import PathLike, Row, check_config, create, read_rows, replace_file, versions
+from asyncjax.runs import Row, check_config, create, read_rows, versions
 from asyncjax.schedule_parts import ScheduleParts
 
 
@@ -74,13 +75,13 @@ class Recorder:
             check_config(self.path, config, may_differ)
         else:
             create(self.path)
-        replace_file(self.path / "versions.json", json.dumps(versions(), indent=2))
-        replace_file(self.path / "config.json", text)
+        files.replace(self.path / "versions.json", json.dumps(versions(), indent=2))
+        files.replace(self.path / "config.json", text)
         self.update = update = state.update if state else 0
         self.goes_on = resume  # until its first chunk
         rows = [row for row in read_rows(self.path) if row["update"] <= update]
         self.schedule = ScheduleParts(self.path, update)
-        replace_file(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        files.replace(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         self.file = open(self.path / "metrics.jsonl", "a")  # noqa: SIM115 (open as long as the run)
         self.checkpoints = Checkpoints(self.path / "checkpoints")
         self.compiling = CompileClock()
@@ -126,7 +127,7 @@ class Recorder:
             self.save()
             whole = self.schedule.finish()
             if whole is not None:
-                replace_file(self.path / "timeline.json", json.dumps(timeline.chrome_trace(whole)))
+                files.replace(self.path / "timeline.json", json.dumps(timeline.chrome_trace(whole)))
         finally:
             self.compiling.close()
             self.checkpoints.close()

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from asyncjax.checks import check_given, check_whole
+
 Scalar = float | jax.Array
 
 
@@ -86,6 +88,7 @@ def n_step_returns(
       Float[T].
 
     Raises:
+      TypeError: n that is no whole number.
       ValueError: arrays that are not all of one shape [T], T = 0, or n below 1.
 
     Example:
@@ -95,6 +98,8 @@ def n_step_returns(
 
     Source: Sutton and Barto, Reinforcement Learning (2018), section 7.1.
     """
+    check_given(n=n)
+    check_whole(n=n)
     if n < 1:
         raise ValueError(f"n={n}: a return looks at least 1 step ahead.")
     r_t, discount_t, v_t = floats(r_t=r_t, discount_t=discount_t, v_t=v_t)

@@ -26,6 +26,7 @@ import numpy as np
 
 from asyncjax import schedule_parts
 from asyncjax.checkpoints import Checkpoints
+from asyncjax.files import PathLike
 from asyncjax.method import Method, State
 from asyncjax.schedules import Schedule
 
@@ -33,7 +34,6 @@ PACKAGES = ("asyncjax", "jax", "jaxlib", "flax", "optax", "gymnax", "gymnasium",
 INTEGERS = ("update", "env_steps")
 _BEFORE_CONFIG = (".probe", "versions.json.tmp", "versions.json", "config.json.tmp")  # what a new run writes first
 Row = dict[str, Any]
-PathLike = str | os.PathLike[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,10 +226,3 @@ def versions() -> dict[str, str]:
         "platform": platform.platform(),
         "device": f"{len(jax.devices())} x {device.platform} {device.device_kind}",
     }
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Whoever reads the path sees the old text or the whole new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 import math
-import os
-import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,8 +14,10 @@ from urllib.parse import quote, unquote
 import jax
 import numpy as np
 
-from asyncjax.checks import check_given, check_kind, check_whole
+from asyncjax import files
+from asyncjax.checks import check_given, check_int32, check_kind, check_whole
 from asyncjax.discipline import Coordinator, Discipline, Wait
+from asyncjax.files import PathLike
 from asyncjax.service import Service, streams
 from asyncjax.traced import is_traced
 from asyncjax.virtual_clock import VirtualClock
@@ -138,7 +138,7 @@ def fixed_delay(num_updates: int, delay: int, num_workers: int = 1) -> Schedule:
 
     Raises:
       TypeError: sizes or a delay that are no whole numbers.
-      ValueError: a negative delay, fewer than 0 updates, or fewer than 1 worker.
+      ValueError: a negative delay, fewer than 0 updates, fewer than 1 worker, or 2^31 or more of any.
 
     Example:
       >>> import asyncjax as aj
@@ -146,7 +146,9 @@ def fixed_delay(num_updates: int, delay: int, num_workers: int = 1) -> Schedule:
       >>> schedule.read.ravel(), schedule.staleness().ravel()
       (array([0, 0, 0, 1, 2], dtype=int32), array([0, 1, 2, 2, 2], dtype=int32))
     """
+    check_given(delay=delay)
     check_whole(delay=delay)
+    check_int32(delay=delay)
     if delay < 0:
         raise ValueError(f"delay={delay}: a read can not come from the future; use a delay of at least 0.")
     return _in_turn(num_updates, num_workers, delay)
@@ -267,6 +269,7 @@ def _check_sizes(num_updates: int, num_workers: int) -> None:
         raise ValueError(f"num_updates={num_updates}: a schedule has at least 0 updates.")
     if num_workers < 1:
         raise ValueError(f"num_workers={num_workers}: at least one worker is needed.")
+    check_int32(num_updates=num_updates, num_workers=num_workers)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -274,7 +277,25 @@ def _check_sizes(num_updates: int, num_workers: int) -> None:
 
 
 def check(schedule: Schedule, num_workers: int | None = None) -> Schedule:
-    """Raises TypeError or ValueError unless the schedule is well-formed; returns it with numpy arrays."""
+    """Raises an error unless the schedule is well-formed; returns it with numpy arrays.
+
+    Args:
+      schedule: any.
+      num_workers: W; None allows any.
+
+    Returns:
+      The schedule, with `worker` and `read` as numpy arrays of int32.
+
+    Raises:
+      TypeError: what is no Schedule.
+      ValueError: arrays of other shapes than the class says, a version that does not exist yet, a worker that there is
+        not, or times of updates that fall, or are not finite. Equal times may follow each other.
+
+    Example:
+      >>> import numpy as np, asyncjax as aj
+      >>> aj.schedules.check(aj.Schedule(worker=np.array([[0], [1], [0]]), read=np.array([[0], [0], [1]]))).num_updates
+      3
+    """
     check_kind(Schedule, "give one of asyncjax.schedules, or a recorded one", schedule=schedule)
     worker = _integers("worker", schedule.worker)
     read = jax.tree.map(lambda leaf: _integers("read", leaf), schedule.read)
@@ -287,6 +308,13 @@ def check(schedule: Schedule, num_workers: int | None = None) -> Schedule:
             raise ValueError(
                 f"schedule.{name} has shape {np.shape(times)}, schedule.worker {worker.shape}: give {shape}, or None."
             )
+    if schedule.time is not None:
+        time = np.asarray(schedule.time)
+        wrong = np.flatnonzero(~np.isfinite(time) | np.append([False], time[1:] < time[:-1])[:num_updates])
+        if wrong.size:
+            t = wrong[0]
+            after = f", after {time[t - 1]}" if t else ""
+            raise ValueError(f"schedule.time[{t}] = {time[t]}{after}: give finite seconds that never fall, or None.")
     for leaf in jax.tree.leaves(read):
         if leaf.shape != worker.shape:
             raise ValueError(
@@ -339,6 +367,21 @@ def is_realizable(schedule: Schedule) -> bool:
     messages (t, g) and (t', g'), the second reads version t or newer, and t + 1 or newer if g = G - 1.
     Torn reads count by their oldest leaf. Under `eta` a message may wait for those that began before it, while
     its worker goes on: such schedules need not be realizable in this sense.
+
+    Args:
+      schedule: any well-formed one.
+
+    Returns:
+      A bool.
+
+    Raises:
+      TypeError: what is no Schedule.
+      ValueError: a schedule that is not well-formed, see `check`.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> [aj.schedules.is_realizable(aj.schedules.fixed_delay(9, delay=2, num_workers=w)) for w in (2, 3)]
+      [False, True]
     """
     schedule = check(schedule)
     num_updates, group_size = schedule.worker.shape
@@ -408,6 +451,11 @@ def concatenate(schedules: Sequence[Schedule]) -> Schedule:
                 f"schedules[{i}] has the fields {jax.tree.structure(schedule)}, but schedules[0] has"
                 f" {jax.tree.structure(schedules[0])}: leave out time, begin and end of all, or of none."
             )
+        if schedule.worker.shape[1:] != schedules[0].worker.shape[1:]:
+            raise ValueError(
+                f"schedules[{i}].worker has shape {schedule.worker.shape}, but schedules[0].worker"
+                f" {schedules[0].worker.shape}: give schedules with groups of one size."
+            )
     return jax.tree.map(lambda *parts: np.concatenate(parts), *schedules)
 
 
@@ -415,7 +463,7 @@ def concatenate(schedules: Sequence[Schedule]) -> Schedule:
 # Files
 
 
-def save(schedule: Schedule, path: str | os.PathLike[str]) -> None:
+def save(schedule: Schedule, path: PathLike) -> None:
     """Writes the schedule to one .npz file; whoever reads it sees the old file or the whole new one.
 
     Args:
@@ -433,20 +481,15 @@ def save(schedule: Schedule, path: str | os.PathLike[str]) -> None:
       ...     sorted(np.load(path).files)
       ['read', 'worker']
     """
-    path = Path(path)
     arrays = {
         name: np.asarray(value) for name, value in schedule._asdict().items() if name != "read" and value is not None
     }
     for keys, leaf in jax.tree_util.tree_flatten_with_path(schedule.read)[0]:
         arrays["/".join(["read", *map(_entry, keys)])] = np.asarray(leaf)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(buffer.getvalue())
-    os.replace(temporary, path)
+    files.replace_arrays(path, arrays, compressed=True)
 
 
-def load(path: str | os.PathLike[str]) -> Schedule:
+def load(path: PathLike) -> Schedule:
     """Reads what `save` wrote. Torn reads come back as nested dictionaries, ordered by their leaves, and tuples.
 
     Args:
@@ -457,7 +500,7 @@ def load(path: str | os.PathLike[str]) -> Schedule:
 
     Raises:
       OSError: there is no such file (FileNotFoundError), or it can not be read, such as a directory.
-      ValueError: a file that is no .npz, holds pickled objects, or lacks the workers or the reads.
+      ValueError: a file that is no .npz, is damaged, holds pickled objects, or lacks the workers or the reads.
 
     Example:
       >>> import pathlib, tempfile, asyncjax as aj
@@ -467,16 +510,23 @@ def load(path: str | os.PathLike[str]) -> Schedule:
       ...     aj.schedules.load(path).staleness().ravel()
       array([0, 1, 2, 2, 2], dtype=int32)
     """
+    stream = io.BytesIO(Path(path).read_bytes())
     try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+        with np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # of zipfile, zlib, tokenize, NumPy, ...: what damaged bytes raise, nobody lists
         raise ValueError(f"{path} is no schedule; write one with asyncjax.schedules.save.") from error
     if "worker" not in arrays or not any(name.split("/")[0] == "read" for name in arrays):
         raise ValueError(f"{path} holds {sorted(arrays)} and is no schedule; use asyncjax.schedules.save to write one.")
     read = {tuple(name.split("/")[1:]): array for name, array in arrays.items() if name.split("/")[0] == "read"}
     fields = {name: arrays.get(name) for name in ("time", "begin", "end")}
     return Schedule(arrays["worker"], _nest(read), **fields)
+
+
+def leaf_names(read: Any) -> list[tuple[str, ...]]:
+    """Each leaf's path as far as a file keeps it: keys of dictionaries, while fields of tuples become positions."""
+    paths = [[_entry(key) for key in keys] for keys, _ in jax.tree_util.tree_flatten_with_path(read)[0]]
+    return [tuple("." if entry.startswith(".") else entry for entry in path) for path in paths]
 
 
 def _entry(key: Any) -> str:

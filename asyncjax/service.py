@@ -250,11 +250,14 @@ def _per_worker(model: str, *, zero: bool = False, **arguments: Number) -> list[
     """A function worker -> value for every argument, after checking that the values are usable."""
     functions = []
     for name, value in arguments.items():
-        array = np.asarray(value, dtype=np.float64)
-        valid = np.isfinite(array) & ((array >= 0) if zero else (array > 0))
-        if array.ndim > 1 or not valid.all():
+        array = np.asarray(value)
+        numbers = array.dtype.kind not in "OSUc" and array.ndim <= 1 and array.size > 0
+        array = array.astype(np.float64) if numbers else np.array([np.nan])
+        if not np.all(np.isfinite(array) & ((array >= 0) if zero else (array > 0))):
             kind = "numbers of at least 0" if zero else "positive numbers"
-            raise ValueError(f"{model}({name}={value}): wants {kind}, one for all workers or one per worker, Float[W].")
+            raise ValueError(
+                f"{model}({name}={value!r}): wants {kind}, one for all workers or one per worker, Float[W]."
+            )
         functions.append(_lookup(model, name, array))
     return functions
 

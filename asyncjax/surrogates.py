@@ -99,7 +99,18 @@ def uncorrected(log_ratio: jax.Array, advantage: jax.Array, where: jax.Array | N
 
 @of_what_counts
 def importance(log_ratio: jax.Array, advantage: jax.Array, where: jax.Array | None = None) -> jax.Array:
-    """Importance sampling: w = r. Unbiased in the action; arguments as in `uncorrected`."""
+    """Importance sampling: w = r. Unbiased in the action.
+
+    Args:
+      log_ratio: log pi(a|s) - log mu(a|s).
+      advantage: a constant.
+      where: which actions count; None is all.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, asyncjax as aj
+      >>> jax.grad(aj.surrogates.importance)(jnp.log(jnp.array([4.0, 0.5])), jnp.array([1.0, -2.0])).tolist()
+      [-2.0, 0.5]
+    """
     return average(-ratio(log_ratio) * advantage, where)
 
 
@@ -142,6 +153,12 @@ def cispo(
       where: which actions count; None is all.
       low: how far the weight may fall below 1; 1 is no bound, as in the paper.
       high: how far it may rise above 1; the paper tunes it and does not state it.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, asyncjax as aj
+      >>> log_ratio, advantage = jnp.log(jnp.array([4.0, 0.5])), jnp.array([1.0, -2.0])
+      >>> jax.grad(aj.surrogates.cispo)(log_ratio, advantage, high=0.5).tolist()
+      [-0.75, 0.5]
 
     Source: MiniMax, MiniMax-M1 (2025), equations 4 and 5. With low = 1 it is `truncated` at cap 1 + high.
     """
@@ -263,6 +280,13 @@ def decoupled(
       clip: how far pi / prox is rewarded for moving.
       cap: the largest importance weight.
       reciprocal: as in `clipped`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, asyncjax as aj
+      >>> log_ratio, advantage = jnp.log(jnp.array([4.0, 0.5])), jnp.array([1.0, 2.0])
+      >>> proximal = jnp.log(jnp.array([4.0, 2.0]))  # of pi / prox = 1 and 1 / 4 none is clipped: A > 0
+      >>> jax.grad(aj.surrogates.decoupled)(log_ratio, advantage, log_proximal=proximal).tolist()
+      [-2.0, -0.5]
 
     Source: Hilton et al., Batch size-invariance for policy optimization (2022), section 2.3.
     """

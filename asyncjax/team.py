@@ -54,6 +54,7 @@ class Team:
         self.work_of = self._executables()
         self.turn = threading.Condition()  # told when a waiting worker may have its turn
         self.begin = threading.Event()  # all workers begin together
+        self.x64: bool = jax.config.jax_enable_x64  # type: ignore[attr-defined]  # maybe of the caller's thread alone
         self.failure: BaseException | None = None
         self.busy: list[Busy | None] = [None] * num_threads
 
@@ -136,16 +137,17 @@ class Team:
         local, at_once = self.buffer.local[thread][0], 1
         mine = workers
         try:
-            self.begin.wait()
-            while waiting := self._wait_for_turn(mine):
-                begin, read, view = self._read(waiting)
-                while waiting and not self.buffer.over():
-                    workers, waiting = waiting[:at_once], waiting[at_once:]
-                    started = time.perf_counter()
-                    jobs = self._work(thread, workers, read, view, local, begin)
-                    at_once = max(1, int(CALL_SECONDS * len(workers) / (time.perf_counter() - started)))
-                    if jobs:
-                        local = self._hand_in(jobs, local)
+            with jax.enable_x64(self.x64):
+                self.begin.wait()
+                while waiting := self._wait_for_turn(mine):
+                    begin, read, view = self._read(waiting)
+                    while waiting and not self.buffer.over():
+                        workers, waiting = waiting[:at_once], waiting[at_once:]
+                        started = time.perf_counter()
+                        jobs = self._work(thread, workers, read, view, local, begin)
+                        at_once = max(1, int(CALL_SECONDS * len(workers) / (time.perf_counter() - started)))
+                        if jobs:
+                            local = self._hand_in(jobs, local)
         except BaseException as error:
             error.add_note(f"Raised in {named(workers)}, at update {self.coordinator.version}.")
             self._fail(error)

@@ -22,6 +22,7 @@ import jax
 import numpy as np
 
 from asyncjax.method import Array, PyTree
+from asyncjax.schedules import leaf_names
 
 OUT_OF_RANGE = np.iinfo(np.int32).max  # as an index: padding, whose writes are dropped
 
@@ -302,7 +303,8 @@ def stack_reads(read: PyTree) -> np.ndarray:
 def read_parts(read: PyTree, view: PyTree) -> tuple[int, ...]:
     """Which of the L parts of `read` each leaf of the view belongs to.
 
-    A torn schedule's `read` is a tree prefix of the view, or any tree with one array per leaf of it.
+    A torn schedule's `read` is a tree prefix of the view; or, as from a file, a tree of its leaves in which the names
+    in dictionaries are the view's, whatever its tuples are; or its leaves in a row.
     """
     num_parts, read_def = len(jax.tree.leaves(read)), jax.tree.structure(read)
     num_leaves, view_def = len(jax.tree.leaves(view)), jax.tree.structure(view)
@@ -311,7 +313,7 @@ def read_parts(read: PyTree, view: PyTree) -> tuple[int, ...]:
     try:
         subtrees = read_def.flatten_up_to(view)
     except ValueError as error:
-        if num_parts == num_leaves:
+        if num_parts == num_leaves and (leaf_names(read) == leaf_names(view) or type(read) in (tuple, list)):
             return tuple(range(num_leaves))
         raise ValueError(
             f"schedule.read has the structure {read_def}, which is no prefix of the view's {view_def}:"

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 import asyncjax as aj
+from asyncjax import files
 from asyncjax.mdp import AnyMDP
 from asyncjax.solvers import Progress, Solution
 from asyncjax.solvers.solution import Certifies
@@ -108,8 +109,8 @@ def main(arguments: Arguments) -> None:
         max_seconds=arguments.max_seconds,
         callback=Watcher(directory, arguments.tolerance, arguments.checkpoint_every),
     )
-    save(directory / "checkpoint.npz", values=solution.values)
-    save(directory / "solution.npz", values=solution.values, policy=solution.policy)
+    files.replace_arrays(directory / "checkpoint.npz", {"values": solution.values})
+    files.replace_arrays(directory / "solution.npz", {"values": solution.values, "policy": solution.policy})
     summary = {k: v for k, v in solution._asdict().items() if k not in ("values", "policy")}
     write_json(directory / "summary.json", summary)
     if grid is not None:
@@ -151,14 +152,7 @@ class Watcher:
             print(f"{progress.seconds:6.1f} s  {text}", flush=True)
         if now - self.saved > self.every:
             self.saved = now
-            save(self.directory / "checkpoint.npz", values=progress.values)
-
-
-def save(path: Path, **arrays: np.ndarray) -> None:
-    """Writes an .npz file so that there is always a whole one."""
-    new = path.with_suffix(".new.npz")
-    np.savez(new, allow_pickle=False, **arrays)
-    new.replace(path)
+            files.replace_arrays(self.directory / "checkpoint.npz", {"values": progress.values})
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ import jax
 import numpy as np
 
 import asyncjax as aj
-from asyncjax import commandline, plotting, runs
+from asyncjax import commandline, files, plotting, runs
 from asyncjax.adapters.host import check_compiled
 from asyncjax.arguments import SERVICES, num_updates
 from asyncjax.checks import check_counts
@@ -143,7 +143,7 @@ def record(path: Path, config: Args) -> None:
         raise ValueError(f"--directory {path} can not be written ({error.strerror}): choose another one.") from error
     if (path / "config.json").exists():
         runs.check_config(path, config, MAY_DIFFER)
-    runs.replace_file(path / "config.json", json.dumps(config))
+    files.replace(path / "config.json", json.dumps(config))
 
 
 def run(name: str, args: Args, path: Path, argv: list[str]) -> aj.Table:

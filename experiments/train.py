@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 import asyncjax
-from asyncjax import animation, arguments, commandline, loggers, plotting, runs
+from asyncjax import animation, arguments, commandline, files, loggers, plotting, runs
 from asyncjax.arguments import ONLY, Config, Plan
 from asyncjax.discipline import Discipline
 from asyncjax.environment import Environment
@@ -138,7 +138,7 @@ def summarize(config: Config, path: Path, returns: np.ndarray) -> None:
         "compile_seconds": compiling,
         "env_steps": steps,
     }
-    runs.replace_file(path / "summary.json", json.dumps(details, indent=2))
+    files.replace(path / "summary.json", json.dumps(details, indent=2))
     table = Table(show_header=False, title=f"{config['method']} on {config['env']}", title_justify="left")
     for name, text in summary.items():
         table.add_row(name, text)
@@ -169,12 +169,15 @@ def prepare_jax(compilation_cache: bool) -> None:
     """Options of JAX that have to be set before it computes anything."""
     # A call from a worker's thread computes there and then, instead of waking another thread first.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
-    if compilation_cache and getattr(jax.config, "jax_compilation_cache_dir", None) is None:
+    if not compilation_cache:
+        return
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
         home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         if home.startswith("~"):  # a user without a home, as in some containers
             return
         cache = Path(home) / "asyncjax"
         jax.config.update("jax_compilation_cache_dir", str(cache))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         # Small programs, too: a run begins with a dozen of them, and one is read in a tenth of the time it compiles in.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 

@@ -135,11 +135,22 @@ def test_the_whole_record_of_a_continued_run_replays(ray: Any) -> None:
 @pytest.mark.ray
 def test_environments_on_the_host_live_in_the_processes_and_replay_bit_for_bit(ray: Any) -> None:
     pytest.importorskip("gymnasium")
-    hosted = aj.a3c("gymnasium:CartPole-v1", num_envs=2, unroll_length=5)
-    result, schedule = run(hosted, num_updates=20)
+    hosted, chunks = aj.a3c("gymnasium:CartPole-v1", num_envs=2, unroll_length=5), list[aj.Chunk]()
+    result, schedule = run(hosted, num_updates=20, callback=chunks.append)
     again = aj.replay(hosted, schedule, KEY, num_workers=WORKERS)
     assert_equal((again.shared, again.metrics), (result.shared, result.metrics))
     assert_equal(again.local.observation, result.local.observation)
+    with pytest.warns(RuntimeWarning, match=r"2 environments .* begin new episodes"):  # which the processes find out
+        run(hosted, num_updates=30, state=chunks[-1].state)
+
+
+@pytest.mark.ray
+def test_the_processes_compute_in_doubles_where_only_this_thread_does(ray: Any) -> None:
+    with jax.enable_x64(True):
+        doubles = aj.sgd(lambda w: 0.5 * w**2, 1.0, optimizer=optax.sgd(0.1))
+        result, schedule = run(doubles, num_updates=10, group_size=2, wait="next_version")
+        assert result.shared.params.dtype == jnp.float64
+        assert_equal(aj.replay(doubles, schedule, KEY, num_workers=WORKERS), result)
 
 
 @pytest.mark.ray
@@ -252,6 +263,33 @@ def test_what_a_worker_raises_is_raised_here_with_its_traceback(ray: Any) -> Non
     assert "in trouble" in str(caught.value)
     assert any(note.startswith("Raised in worker 1, at update ") for note in caught.value.__notes__)
     assert_replays(failing, chunks)
+
+
+@pytest.mark.ray
+def test_what_an_update_raises_ends_the_run_and_what_was_done_is_delivered(ray: Any) -> None:
+    def tire(total: Any) -> np.ndarray:
+        if total > 10:
+            raise RuntimeError("the optimizer is tired")
+        return np.asarray(total)
+
+    def apply(shared: Any, messages: Any, stale: aj.Stale) -> Any:
+        total = jax.pure_callback(tire, jax.ShapeDtypeStruct((), jnp.float32), shared["sum"])
+        return add({**shared, "sum": total}, messages, stale)
+
+    add = HOSTED.apply
+    failing, chunks = troubled(lambda worker, job: None)._replace(apply=apply), list[aj.Chunk]()
+    with pytest.raises(Exception, match="the optimizer is tired") as caught:
+        run(failing, num_updates=ENDLESS, callback=chunks.append)
+    assert any(note.startswith("Raised in worker") for note in caught.value.__notes__)
+    assert_replays(failing, chunks)
+
+
+@pytest.mark.ray
+def test_what_can_not_be_sent_is_told_with_its_reason(ray: Any) -> None:
+    with pytest.raises(
+        TypeError, match=r"method\.work can not be sent .* \(cannot pickle '_thread\.lock' object\): let"
+    ):
+        run(HOSTED, num_updates=5)  # its hook has a lock
 
 
 @pytest.mark.ray

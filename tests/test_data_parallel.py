@@ -71,6 +71,17 @@ else:
     raise AssertionError("4 segments over 8 devices")
 """
 
+WATCHED = """
+watched = aj.data_parallel(aj.telemetry.watch(plain, ["policy_kl"]), learners)
+around = aj.telemetry.watch(aj.data_parallel(plain, learners), ["policy_kl"])
+result, schedule = threads(around, devices=actors)
+assert_equal(aj.replay(watched, schedule, KEY, num_workers=4), result)
+gradients = aj.a3c("Catch-bsuite", num_envs=1, unroll_length=2)
+around = aj.telemetry.watch(aj.data_parallel(gradients, learners), ["gradient_cosine"])
+result, _ = threads(around, devices=actors, group_size=4)
+assert result.metrics["gradient_cosine"].shape == (20, 4)
+"""
+
 APART = """
 shared = aj.data_parallel(plain, devices[7:])
 chunks = []
@@ -93,6 +104,10 @@ def test_a_divided_batch_gives_the_same_gradient_up_to_rounding_and_replays_bit_
 
 def test_minibatches_with_rows_from_all_devices_are_divided_too() -> None:
     run(SCRIPT + MINIBATCHES, xla_flags=DEVICES)
+
+
+def test_a_watch_around_a_divided_learner_sees_what_one_within_sees() -> None:
+    run(SCRIPT + WATCHED, xla_flags=DEVICES)
 
 
 def test_the_learner_has_a_device_of_its_own_and_the_actors_have_others() -> None:

@@ -608,6 +608,9 @@ ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
     "replay, workers": (replayed(num_workers=0), r"num_workers=0: give a positive number"),
     "replay, missing worker": (replayed(num_workers=1), r"worker\[1, 0\] = 1: .* Pass num_workers=2 or more"),
     "half a worker": (threads(num_workers=2.5), r"num_workers=2\.5: give a whole number"),
+    "JAX's number of workers": (threads(num_workers=jnp.int32(2)), r"num_workers=Array.* JAX's: .* int\(num_workers\)"),
+    "JAX's group": (threads(group_size=jnp.int32(2)), r"group_size=Array.* JAX's: give a whole number"),
+    "emulate, JAX's width": (emulated(width=jnp.int32(2)), r"width=Array.* JAX's: give a whole number"),
     "half a group": (threads(group_size=1.5), r"group_size=1\.5: give a whole number"),
     "words for a number": (threads(num_updates="5"), r"num_updates='5': give a whole number"),
     "words for a time": (threads(timeout="5"), r"timeout='5': give a positive number"),
@@ -684,6 +687,8 @@ def test_a_schedule_that_no_run_could_follow_is_refused(engine: Any) -> None:
         engine(method("sgd"), aj.Schedule(plain.worker[:, :0], plain.worker[:, :0]), KEY)
     with pytest.raises(ValueError, match="no prefix of the view"):
         engine(method("a3c"), plain._replace(read=(plain.read, plain.read)), KEY)
+    with pytest.raises(ValueError, match="no prefix of the view"):
+        engine(method("sgd"), plain._replace(read={"b": plain.read, "v": plain.read}), KEY)
     with pytest.raises(ValueError, match=r"schedule\.worker is object\[\], but wants Int\[T, G\]"):
         engine(method("sgd"), plain._replace(worker=None), KEY)
     with pytest.raises(ValueError, match=r"schedule\.read=None has no arrays"):

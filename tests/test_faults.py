@@ -233,9 +233,17 @@ def test_a_recorded_trace_file_can_be_edited(tmp_path: Path) -> None:
         (lambda s: faults.pause(s, 0, 3.0, 2.0), "a pause ends after it starts"),
         (lambda s: faults.bursts(s, -1.0), "period=-1.0"),
         (lambda s: faults.storms(s, KEY, 1.0, 1.0, 0.5), "factor=0.5: in a storm work takes longer"),
+        (lambda s: faults.storms(s, KEY, 1.0, 1.0, np.inf), "factor=inf: give a positive, finite number"),
+        (lambda s: faults.storms(s, KEY, 1.0, 1.0, 1e300), r"factor=1e\+300: .* storms in this schedule are too many"),
         (lambda s: faults.permute(s, [0, 0, 1]), "name each worker 0 to 2 once"),
         (lambda s: faults.maximal_delay(s, -1), "bound=-1: staleness is at least 0"),
         (lambda s: faults.sawtooth(9, 1.5), "bound=1.5: give a whole number"),  # type: ignore[arg-type]
+        (lambda s: faults.sawtooth(9, None), "bound=None: give a number"),  # type: ignore[arg-type]
+        (lambda s: faults.sawtooth(9, 2**31), "bound=2147483648: use at most 2147483647"),
+        (lambda s: faults.drop(s, None), "worker=None: give a number"),  # type: ignore[arg-type]
+        (lambda s: faults.laggard(5, None, 2), "num_workers=None: give a number"),  # type: ignore[arg-type]
+        (lambda s: faults.laggard(5, 2.5, 2), "num_workers=2.5: give a whole number"),  # type: ignore[arg-type]
+        (lambda s: faults.laggard(5, 2**31, 2), "num_workers=2147483648: use at most 2147483647"),
         (lambda s: faults.laggard(5, 1, 2), "besides the laggard there is at least one worker"),
         (lambda s: faults.slow(schedules.fixed_delay(9, 3), 2.0), "no worker with one job at a time"),
         (lambda s: faults.slow(s._replace(read={"w": s.read, "b": s.read}), 2.0), "torn reads"),

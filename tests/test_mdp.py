@@ -276,6 +276,12 @@ def test_malformed_problems_are_refused_by_state_and_action(mdp, sentence):
         (lambda: aj.mdp.inventory(demand=(0.5, 0.6)), "probabilities are at least 0 and sum to 1"),
         (lambda: aj.mdp.inventory(-1), "capacity=-1: use at least 0"),
         (lambda: aj.mdp.mountain_car(1), "num_positions=1: use at least 2"),
+        (lambda: aj.mdp.mountain_car(1 << 20, 1 << 12), "num_velocities=4096: these make 4294967296 states"),
+        (lambda: aj.mdp.perishable_inventory(10), "useful_life=10, .* these make 25937424601 states"),
+        (lambda: aj.mdp.garnet(-1, 3, 2, 2), "seed=-1: use at least 0"),
+        (lambda: aj.mdp.hashed_garnet(-1, 3, 2, 2), "seed=-1: use one of 0 to 4294967295"),
+        (lambda: aj.mdp.hashed_garnet(1 << 32, 3, 2, 2), "seed=4294967296: use one of 0 to 4294967295"),
+        (lambda: aj.mdp.hashed_garnet(0, 1 << 31, 2, 2), "num_states=2147483648: use at most 2147483647"),
         (lambda: aj.mdp.hashed_garnet(0, 0, 1, 1), "num_states=0: give a positive number"),
         (
             lambda: aj.mdp.perishable_inventory(issue="filo"),  # pyright: ignore[reportArgumentType]
@@ -306,7 +312,22 @@ def test_shapes_that_do_not_fit_say_which_would():
         aj.mdp.from_scipy([sparse.eye_array(3), sparse.eye_array(2)], np.zeros((2, 3)))
 
 
+def test_rewards_of_what_does_not_happen_do_not_count():
+    reward = np.array([[[1.0, -np.inf], [np.nan, 3.0]]])
+    np.testing.assert_array_equal(aj.mdp.from_arrays([np.eye(2)], reward).reward, [[1.0, 3.0]])
+    for wrong in (np.nan, np.inf):
+        with pytest.raises(ValueError, match=f"state 1, action 0: its reward is {wrong}"):
+            aj.mdp.from_arrays([np.full((2, 2), 0.5)], [[[1.0, 1.0], [-np.inf if wrong != np.inf else 1.0, np.inf]]])
+
+
 def test_types_are_checked():
+    for wrong in ({"transition": [1j * np.eye(2)]}, {"reward": [1j, 0.0]}):
+        with pytest.raises(TypeError, match=f"{next(iter(wrong))} has type complex128; use float32 or float64"):
+            aj.mdp.from_arrays(**{"transition": [np.eye(2)], "reward": [1.0, 0.0], **wrong})
+    with pytest.raises(TypeError, match="probability has type complex128"):
+        aj.mdp.from_scipy([1j * sparse.eye_array(2)], [1.0, 0.0])
+    with pytest.raises(TypeError, match="reward has type complex128"):
+        aj.mdp.from_scipy([sparse.eye_array(2)], [1j, 0.0])
     with pytest.raises(TypeError, match="successor has type float64; use integers"):
         aj.mdp.check(aj.mdp.two_state()._replace(successor=np.zeros((2, 2, 2))))
     with pytest.raises(TypeError, match="reward has type float16; use float32 or float64"):

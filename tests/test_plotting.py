@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -163,6 +164,20 @@ def test_what_can_not_be_drawn_is_told():
         plotting.learning_curve((np.arange(4), np.ones((2, 5))))
     with pytest.raises(ValueError, match=r"curves={}: give at least one"):
         plotting.speedup_curve({})
+    for nothing in ([], {}, {"a": []}):
+        with pytest.raises(ValueError, match=r"curves=.*: give at least one"):
+            plotting.learning_curve(nothing)
+    for workers, speedup in (([1, 2, 4], [1.0, 2.0]), ([1, 2, 4], [[1.0, 2.0]]), ([], [])):
+        with pytest.raises(ValueError, match=r"the curve 'a' has workers of shape .*: give"):
+            plotting.speedup_curve({"a": (workers, speedup)})
+
+
+@pytest.mark.parametrize("name", ["update", "seconds", "updates_per_second", "staleness"])
+def test_a_dashboard_names_the_metric_that_it_lacks(name):
+    names = {"update", "seconds", "updates_per_second", "staleness"} - {name}
+    run = runs.Run(Path("run"), {}, {}, {other: np.ones(2) for other in names}, SCHEDULE)
+    with pytest.raises(ValueError, match=f"has no metric '{name}'"):
+        plotting.dashboard(run)
 
 
 def test_running_mean_skips_what_is_missing():

@@ -181,6 +181,12 @@ def test_errors_name_the_fix(call, words):
     assert all(word in str(caught.value) for word in words), caught.value
 
 
+@pytest.mark.parametrize("n", [3.5, 2.0, "3", None])
+def test_the_number_of_steps_is_whole_also_where_the_segment_is_shorter(n):
+    with pytest.raises(TypeError, match=r"n=.*: give a"):
+        returns.n_step_returns(R[:2], DISCOUNT[:2], V_T[:2], n)
+
+
 def test_retrace_by_hand():
     """The trace of a step is the ratio of the action that begins it, cut at 1, at the end and at a truncation."""
     rho = jnp.array([9.0, 0.5, 9.0, 0.25, 2.0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -498,6 +499,26 @@ OTHER_FILES = {
 }
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_damaged_file_is_refused_by_name(tmp_path: Path, seed: int) -> None:
+    """Whatever zip, zlib or NumPy's headers make of a wrong byte; a few of them do not matter."""
+    path, random = tmp_path / "file.npz", np.random.default_rng(seed)
+    save(from_service_times(SERVICES["exponential"], 40, 3, KEY), path)
+    compressed = path.read_bytes()
+    plain = archive(worker=np.zeros((3, 1), np.int32), read=np.zeros((3, 1), np.int32))
+    refused = 0
+    for whole in [compressed, plain] * 100:
+        damaged = bytearray(whole)
+        damaged[random.integers(len(whole))] ^= random.integers(1, 256)
+        path.write_bytes(damaged)
+        try:
+            load(path)
+        except ValueError as error:
+            assert re.search(r"file\.npz.*no schedule.*asyncjax\.schedules\.save", str(error))  # noqa: PT017
+            refused += 1
+    assert refused > 100
+
+
 @pytest.mark.parametrize("kind", OTHER_FILES)
 def test_a_file_of_something_else_is_refused_by_name(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "file.npz"
@@ -546,6 +567,9 @@ ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
     "half a delay": (lambda: aj.schedules.fixed_delay(3, 0.5), r"delay=0\.5: give a whole number"),  # type: ignore[arg-type]
     "seconds for a model": (timed_by(lambda: 0.5), r"service=0\.5 is no Service: give a model"),  # type: ignore[arg-type]
     "seed for a key": (timed_by(one, key=7), r"key=7 is no random key: give jax\.random\.key\(7\)"),
+    "delay of nothing": (lambda: aj.schedules.fixed_delay(3, None), r"delay=None: give a number"),  # type: ignore[arg-type]
+    "endless delay": (lambda: aj.schedules.fixed_delay(3, 2**31), r"delay=2147483648: use at most 2147483647"),
+    "too many workers": (lambda: aj.schedules.round_robin(3, 2**31), r"num_workers=2147483648: use at most 2147483647"),
     "negative updates": (lambda: aj.schedules.round_robin(-1, 2), r"num_updates=-1: .* at least 0"),
     "no worker, round robin": (lambda: aj.schedules.round_robin(3, 0), r"num_workers=0: at least one"),
     "no worker, sequential": (lambda: aj.schedules.sequential(3, 0), r"num_workers=0: at least one"),
@@ -583,6 +607,22 @@ ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: check(aj.schedules.round_robin(4, 2)._replace(end=np.zeros(4))),
         r"schedule\.end has shape \(4,\), schedule\.worker \(4, 1\): give \(4, 1\), or None",
     ),
+    "times that fall": (
+        lambda: check(aj.schedules.round_robin(3, 2)._replace(time=np.array([1.0, 1.0, 0.5]))),
+        r"schedule\.time\[2\] = 0\.5, after 1\.0: give finite seconds that never fall, or None",
+    ),
+    "no time": (
+        lambda: check(aj.schedules.round_robin(3, 2)._replace(time=np.array([np.nan, 1.0, 2.0]))),
+        r"schedule\.time\[0\] = nan: give finite seconds",
+    ),
+    "endless time": (
+        lambda: check(aj.schedules.round_robin(3, 2)._replace(time=jnp.array([1.0, 2.0, jnp.inf]))),
+        r"schedule\.time\[2\] = inf, after 2\.0: give finite seconds",
+    ),
+    "groups of two sizes": (
+        lambda: concatenate([aj.schedules.barrier(3, 2), aj.schedules.barrier(4, 3)]),
+        r"schedules\[1\]\.worker has shape \(4, 3\), but schedules\[0\]\.worker \(3, 2\): .* groups of one size",
+    ),
     "future": (checked([[0], [0]], [[0], [2]]), r"schedule\.read\[1, 0\] = 2: update 1 can read the versions 0 to 1"),
     "before time": (checked([[0, 0]], [[0, -1]]), r"schedule\.read\[0, 1\] = -1: .* the versions 0 to 0"),
     "negative worker": (checked([[0, -1]], [[0, 0]]), r"schedule\.worker\[0, 1\] = -1: .* numbered from 0"),
@@ -592,6 +632,9 @@ ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "unrealizable question": (lambda: is_realizable(aj.Schedule(np.array([0]), np.array([0]))), r"schedule\.worker is"),
     "constant": (lambda: one(0.0), r"constant\(seconds=0\.0\): wants positive numbers"),
+    "constant, words": (lambda: one("2"), r"constant\(seconds='2'\): wants positive numbers"),  # type: ignore[arg-type]
+    "constant, words for one": (lambda: one(["2"]), r"constant\(seconds=\['2'\]\): wants"),  # type: ignore[list-item]
+    "constant, none": (lambda: one([]), r"constant\(seconds=\[\]\): wants positive numbers"),
     "exponential": (lambda: service.exponential(-1.0), r"exponential\(mean=-1\.0\): wants positive"),
     "exponential, one of many": (lambda: service.exponential([1.0, np.nan]), r"exponential\(mean=\[1\.0, nan\]\)"),
     "gamma": (lambda: service.gamma(0.0), r"gamma\(shape=0\.0\): wants positive"),

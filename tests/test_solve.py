@@ -437,6 +437,13 @@ def test_wrong_arguments(arguments, sentence):
         aj.solve(PROBLEMS["garnet"][0], 0.9, **arguments)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_numbers_may_be_jaxs(method):
+    mdp = aj.mdp.forest()
+    solution = aj.solve(mdp, jnp.float32(0.9), method=method, tolerance=jnp.float32(1e-3))
+    np.testing.assert_allclose(solution.values, aj.mdp.exact_values(mdp, 0.9), atol=2e-3)
+
+
 def test_functions_need_a_discount_and_no_host():
     function = FunctionMDP(2, 1, lambda s, a: (jnp.ones(()), s[None], jnp.ones(1)))
     with pytest.raises(ValueError, match="for a function use one from 0 to below 1"):

@@ -94,6 +94,12 @@ def test_a_failing_batch_ends_the_sweep_with_its_cause_and_leaves_what_was_done(
 
 
 @pytest.mark.ray
+def test_batches_that_no_machine_has_room_for_are_refused(ray: Any) -> None:
+    with pytest.raises(ValueError, match=r"batch_cpus=3: a batch runs on one machine, and the largest .* has 2 CPUs\."):
+        swept(SETTINGS, engine="ray", batch_cpus=3)
+
+
+@pytest.mark.ray
 @pytest.mark.slow
 def test_the_command_makes_the_same_table_on_ray(ray: Any, tmp_path: Path) -> None:
     options = ["--env", "Catch-bsuite", "--num-envs", "1", "--unroll-length", "3", "--total-steps", "60"]

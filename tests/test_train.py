@@ -20,6 +20,7 @@ import pytest
 import asyncjax as aj
 import train
 from asyncjax import arguments, commandline, runs, schedules, tuned
+from asyncjax.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -256,6 +257,34 @@ def test_an_unexpected_error_shows_its_traceback(tmp_path, monkeypatch, capsys):
     assert "Traceback" in error
     assert "the display broke" in error
     assert runs.load(tmp_path / "run").metrics["update"].tolist() == [5]
+
+
+def test_a_users_own_cache_keeps_small_programs_too_unless_the_user_says_otherwise(monkeypatch):
+    name = "jax_persistent_cache_min_compile_time_secs"
+    monkeypatch.setenv(name.upper(), "1.0")
+    jax.config.update(name, 1.0)
+    train.prepare_jax(compilation_cache=True)
+    assert jax.config.values[name] == 1
+    monkeypatch.delenv(name.upper())
+    train.prepare_jax(compilation_cache=False)
+    assert jax.config.values[name] == 1
+    train.prepare_jax(compilation_cache=True)
+    assert jax.config.values[name] == 0
+
+
+@pytest.mark.parametrize(("terminal", "environment"), [(True, {"TERM": "dumb"}), (False, {"FORCE_COLOR": "1"})])
+def test_what_can_draw_no_bar_is_given_lines(terminal, environment, monkeypatch, capsys):
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    with Progress(100, seconds_between_lines=0) as progress:
+        for update in (10, 50, 100):
+            progress({"update": update, "updates_per_second": 5.0, "staleness": 1.0, "staleness_max": 2.0})
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.startswith("first updates after")
+    assert [line.split(" %")[0].strip() for line in lines] == ["10", "50", "100"]
+    assert ["  eta " in line for line in lines] == [False, True, False]
 
 
 def test_help_explains_every_option(capsys):

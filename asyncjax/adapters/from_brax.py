@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ import numpy as np
 from brax import envs  # pyright: ignore[reportMissingImports] - an extra
 
 from asyncjax.adapters.from_gymnax import cast_like, gymnax_semantics, traced
+from asyncjax.checks import nearest
 from asyncjax.environment import Box, Environment, Step
 
 PyTree = Any
@@ -24,8 +24,8 @@ def from_id(env_id: str, params: dict[str, Any]) -> Environment:
       params: `episode_length`, the time limit, 1000 unless told, and the arguments of brax's constructor.
     """
     if env_id not in envs._envs:
-        near = difflib.get_close_matches(env_id, envs._envs, n=3, cutoff=0.4)
-        raise ValueError(f"env='brax:{env_id}' is not a brax id: choose {' or '.join(near or sorted(envs._envs))}.")
+        listed = f"Choose one of {', '.join(sorted(envs._envs))}."
+        raise ValueError(f"env='brax:{env_id}' is not a brax id. {nearest(env_id, envs._envs, listed)}")
     limit = int(params.get("episode_length", 1000))
     env = envs.get_environment(env_id, **{name: x for name, x in params.items() if name != "episode_length"})
     with gymnax_semantics():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from asyncjax.adapters.fleet import VectorEnv
 from asyncjax.adapters.from_gymnasium import observation_types
 from asyncjax.adapters.from_gymnax import to_space
 from asyncjax.adapters.host import host_environment
+from asyncjax.checks import nearest
 from asyncjax.environment import Box, Environment, Step
 
 PyTree = Any
@@ -32,11 +32,8 @@ def from_id(env_id: str, params: dict[str, Any]) -> Environment:
         `frame_skip`, `episodic_life`, `reward_clip`, `max_episode_steps`.
     """
     if env_id not in (ids := envpool.list_all_envs()):
-        near = difflib.get_close_matches(env_id, ids, n=3, cutoff=0.4)
-        raise ValueError(
-            f"env='envpool:{env_id}' is not an EnvPool id."
-            + (f" Did you mean {' or '.join(near)}?" if near else " envpool.list_all_envs() lists them.")
-        )
+        listed = "envpool.list_all_envs() lists them."
+        raise ValueError(f"env='envpool:{env_id}' is not an EnvPool id. {nearest(env_id, ids, listed)}")
     params = {"num_threads": 1, **params}
     with quiet():
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
 from asyncjax.adapters.gymnax_imports import CLASSES, import_class, import_module
+from asyncjax.checks import nearest
 from asyncjax.environment import Box, Discrete, Environment, Space, Step
 from asyncjax.traced import is_traced
 
@@ -63,12 +63,8 @@ def factory_of(env_id: str) -> Callable[..., Any]:
             f"choose one of {', '.join(ids)}."
         )
     if env_id not in ids:
-        lower = {name.lower(): name for name in ids}
-        near = [lower[name] for name in difflib.get_close_matches(env_id.lower(), lower, n=3, cutoff=0.4)]
-        raise ValueError(
-            f"env={env_id!r} is not a gymnax id. "
-            + (f"Did you mean {' or '.join(near)}?" if near else f"Choose one of {', '.join(ids)}.")
-        )
+        listed = f"Choose one of {', '.join(ids)}."
+        raise ValueError(f"env={env_id!r} is not a gymnax id. {nearest(env_id, ids, listed)}")
     return registration._registry[env_id]
 
 

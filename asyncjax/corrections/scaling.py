@@ -61,13 +61,50 @@ def scale_by_staleness(power: Number = 1.0) -> optax.GradientTransformationExtra
 
 
 def polynomial(power: Number = 0.5) -> Factor:
-    """The factor (1 + tau)^-power of FedAsync; at least 0."""
+    """The factor (1 + tau)^-power of FedAsync.
+
+    Args:
+      power: at least 0; 0 does nothing.
+
+    Returns:
+      A factor Float[] -> Float[] for `scale_by`.
+
+    Raises:
+      ValueError: a power below 0.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> factor = aj.corrections.polynomial(power=0.5)
+      >>> [round(float(factor(tau)), 3) for tau in (0, 3, 8)]
+      [1.0, 0.5, 0.333]
+
+    Source: Xie et al., Asynchronous federated optimization (2019).
+    """
     at_least(0.0, power=power)
     return lambda tau: 1 / (1 + tau) ** number(power)
 
 
 def hinge(slope: Number = 10.0, grace: Number = 4.0) -> Factor:
-    """The factor 1 up to staleness `grace`, then 1 / (slope (tau - grace) + 1), of FedAsync; both at least 0."""
+    """The factor 1 up to staleness `grace`, then 1 / (slope (tau - grace) + 1), of FedAsync.
+
+    Args:
+      slope: how fast the factor falls; at least 0.
+      grace: updates of staleness that change nothing; at least 0.
+
+    Returns:
+      A factor Float[] -> Float[] for `scale_by`.
+
+    Raises:
+      ValueError: a slope or a grace below 0.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> factor = aj.corrections.hinge(slope=1.0, grace=2.0)
+      >>> [float(factor(tau)) for tau in (0, 2, 3, 5)]
+      [1.0, 1.0, 0.5, 0.25]
+
+    Source: Xie et al., Asynchronous federated optimization (2019).
+    """
     at_least(0.0, slope=slope, grace=grace)
     return lambda tau: 1 / (1 + number(slope) * jnp.maximum(tau - number(grace), 0))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from asyncjax.files import PathLike
 from asyncjax.mdp.check import check
 from asyncjax.mdp.core import MDP, FunctionMDP
+
+
+def check_real(**arrays: Any) -> None:
+    """Raises TypeError for an array of complex numbers, which would lose their imaginary parts."""
+    for name, array in arrays.items():
+        if np.iscomplexobj(array):
+            raise TypeError(f"{name} has type {np.asarray(array).dtype}; use float32 or float64.")
 
 
 def from_rows(reward: np.ndarray, successor: np.ndarray, probability: np.ndarray) -> MDP:
@@ -19,6 +26,7 @@ def from_rows(reward: np.ndarray, successor: np.ndarray, probability: np.ndarray
 
     So the rows of a sparse matrix, as the host solver needs them, are there without a copy.
     """
+    check_real(reward=reward, probability=probability)
     successor = np.ascontiguousarray(successor, np.int32)
     floats = np.float32 if probability.dtype == np.float32 else np.float64
     probability = np.ascontiguousarray(probability, floats)
@@ -31,11 +39,13 @@ def from_arrays(transition: Any, reward: Any) -> MDP:
     Args:
       transition: Float[A, S, S], transition[a, s, t] = P(t | s, a); rows sum to 1, or are all 0 where an episode ends.
       reward: Float[A, S], or Float[A, S, S] where it depends on the successor, or Float[S] where only on the state.
+        Of a successor with probability 0 it may be any number, infinity and NaN too.
 
     Returns:
       An MDP, with as many successors K as the fullest row has numbers that are not 0.
 
     Raises:
+      TypeError: complex numbers.
       ValueError: matrices that are not [A, S, S], rewards of another shape, no action or no state; or numbers that
         make no MDP, such as rows that do not sum to 1, see `mdp.check`.
 
@@ -47,11 +57,13 @@ def from_arrays(transition: Any, reward: Any) -> MDP:
     """
     import scipy.sparse as sparse
 
+    check_real(transition=transition, reward=reward)
     dense, reward = np.asarray(transition), np.asarray(reward, np.float64)
     if dense.ndim != 3 or dense.shape[1] != dense.shape[2]:
         raise ValueError(f"transition has shape {dense.shape}; use [A, S, S], one square matrix per action.")
     if reward.shape == dense.shape:
-        reward = (dense * reward).sum(axis=2)
+        with np.errstate(invalid="ignore"):
+            reward = np.where(dense == 0, 0.0, dense * reward).sum(axis=2)
     return from_scipy([sparse.csr_array(matrix) for matrix in dense], reward)
 
 
@@ -66,6 +78,7 @@ def from_scipy(transition: Sequence[Any], reward: Any) -> MDP:
       An MDP, with as many successors K as the fullest row has entries.
 
     Raises:
+      TypeError: complex numbers.
       ValueError: no matrix, matrices that are not all [S, S], rewards of another shape; or numbers that make no MDP,
         such as rows that do not sum to 1, see `mdp.check`.
 
@@ -76,6 +89,7 @@ def from_scipy(transition: Sequence[Any], reward: Any) -> MDP:
     """
     import scipy.sparse as sparse
 
+    check_real(reward=reward)
     matrices: list[Any] = [sparse.csr_array(matrix) for matrix in transition]
     reward = np.asarray(reward, np.float64)
     if not matrices or not reward.size:
@@ -117,13 +131,13 @@ def tabulate(mdp: FunctionMDP) -> MDP:
     return check(from_rows(reward, successor, probability))
 
 
-def save(mdp: MDP, path: str | os.PathLike[str]) -> None:
+def save(mdp: MDP, path: PathLike) -> None:
     """Writes the three arrays to an `.npz` file, under their names."""
     reward, successor, probability = (np.asarray(array) for array in mdp)
     np.savez(path, reward=reward, successor=successor, probability=probability)
 
 
-def load(path: str | os.PathLike[str]) -> MDP:
+def load(path: PathLike) -> MDP:
     """Reads an MDP from an `.npz` file: the three arrays, or reward and transition [A, S, S]."""
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}

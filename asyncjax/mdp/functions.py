@@ -8,7 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from asyncjax.checks import check_choice, check_counts, check_least, check_positive, check_whole
+from asyncjax.checks import (
+    check_choice,
+    check_counts,
+    check_given,
+    check_int32,
+    check_least,
+    check_positive,
+    check_whole,
+)
 from asyncjax.mdp.core import FunctionMDP
 
 Issue = Literal["lifo", "fifo"]
@@ -31,7 +39,7 @@ def mountain_car(num_positions: int = 51, num_velocities: int = 41) -> FunctionM
 
     Raises:
       TypeError: numbers of grid points that are no whole numbers.
-      ValueError: fewer than 2 of either.
+      ValueError: fewer than 2 of either, or 2^31 states or more.
 
     Example:
       >>> import asyncjax as aj
@@ -41,8 +49,10 @@ def mountain_car(num_positions: int = 51, num_velocities: int = 41) -> FunctionM
 
     Source: Moore (1990); the constants of Gymnasium's MountainCar-v0. Discretization: Munos and Moore (2002).
     """
-
     check_least(2, num_positions=num_positions, num_velocities=num_velocities)
+    num_states = _num_states(
+        int(num_positions) * int(num_velocities), num_positions=num_positions, num_velocities=num_velocities
+    )
 
     def transition(state: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         row, column = jnp.divmod(state, num_velocities)
@@ -59,7 +69,17 @@ def mountain_car(num_positions: int = 51, num_velocities: int = 41) -> FunctionM
         probability = (row_weights[:, None] * column_weights[None, :]).ravel()
         return jnp.where(ended, 0.0, -1.0), successor, jnp.where(ended, 0.0, probability)
 
-    return FunctionMDP(num_positions * num_velocities, 3, transition)
+    return FunctionMDP(num_states, 3, transition)
+
+
+def _num_states(number: int, **arguments: int) -> int:
+    """The number of states; raises ValueError, naming the arguments that it follows from, if int32 can not hold it."""
+    if number >= 2**31:
+        names = ", ".join(f"{name}={value}" for name, value in arguments.items())
+        raise ValueError(
+            f"{names}: these make {number} states, of which int32 can number {2**31 - 1}; use smaller ones."
+        )
+    return number
 
 
 def _between(x: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
@@ -106,7 +126,7 @@ def perishable_inventory(
     Raises:
       TypeError: counts of days, orders or demands that are no whole numbers.
       ValueError: useful_life or lead_time below 1, max_order or max_demand below 0, a mean or a variation of the demand
-        that is not positive, or an issue that is neither "lifo" nor "fifo".
+        that is not positive, an issue that is neither "lifo" nor "fifo", or 2^31 states or more.
 
     Example:
       >>> import asyncjax as aj
@@ -120,7 +140,9 @@ def perishable_inventory(
     check_least(0, max_order=max_order, max_demand=max_demand)
     check_positive(demand_mean=demand_mean, demand_variation=demand_variation)
     check_choice(get_args(Issue), issue=issue)
-    base, places = max_order + 1, lead_time - 1 + useful_life
+    base, places = int(max_order) + 1, int(lead_time) - 1 + int(useful_life)
+    sizes = {"useful_life": useful_life, "lead_time": lead_time, "max_order": max_order}
+    num_states = _num_states(base**places, **sizes)
     size = base ** np.arange(places - 1, -1, -1, dtype=np.int32)  # of a digit
 
     def transition(state: jax.Array, order: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -146,7 +168,7 @@ def perishable_inventory(
         below = jax.scipy.special.gammainc(shape, edges * shape / demand_mean)
         return jnp.diff(jnp.concatenate([jnp.zeros(1), below, jnp.ones(1)]))
 
-    return FunctionMDP(base**places, max_order + 1, transition)
+    return FunctionMDP(num_states, base, transition)
 
 
 def hashed_garnet(seed: int, num_states: int, num_actions: int, num_successors: int) -> FunctionMDP:
@@ -166,16 +188,20 @@ def hashed_garnet(seed: int, num_states: int, num_actions: int, num_successors: 
 
     Raises:
       TypeError: a seed or sizes that are no whole numbers.
-      ValueError: sizes below 1.
-      OverflowError: from the transition, a seed below 0 or from 2^32 on, or 2^32 states or actions, or more.
+      ValueError: a seed below 0 or from 2^32 on, sizes below 1 or from 2^31 on.
 
     Example:
       >>> import asyncjax as aj
       >>> aj.mdp.hashed_garnet(0, 10_000_000, 4, 5).num_successors
       5
     """
+    check_given(seed=seed)
     check_whole(seed=seed)
-    check_counts(num_states=num_states, num_actions=num_actions, num_successors=num_successors)
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed}: use one of 0 to {2**32 - 1}.")
+    sizes = {"num_states": num_states, "num_actions": num_actions, "num_successors": num_successors}
+    check_counts(**sizes)
+    check_int32(**sizes)
     count = 2 * num_successors + 1
 
     def transition(state: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

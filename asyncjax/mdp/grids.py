@@ -22,6 +22,16 @@ FROZEN_LAKE = {
 def frozen_lake(name: str = "4x4", slip: float = 2 / 3) -> MDP:
     """FrozenLake: reach the goal over slippery ice; reward 1 at the goal, holes end the episode.
 
+    Args:
+      name: of the map, "4x4" or "8x8".
+      slip: the probability of moving at a right angle to the action.
+
+    Returns:
+      An MDP with four actions: left, down, right, up.
+
+    Raises:
+      ValueError: an unknown map, or a probability that is not from 0 to 1.
+
     Source: Gymnasium's FrozenLake-v1 maps and dynamics; slip=0 is its is_slippery=False.
 
     Example:
@@ -47,6 +57,13 @@ def grid_world(
       slip: the probability of moving at a right angle to the action.
       step_reward: for every move.
       goal_reward: for entering a goal; goals and holes end the episode.
+
+    Returns:
+      An MDP with four actions: left, down, right, up.
+
+    Raises:
+      TypeError: a height or a width that is no whole number.
+      ValueError: rows of different lengths, a grid without cells, or a probability that is not from 0 to 1.
 
     Example:
       >>> import asyncjax as aj
@@ -90,6 +107,14 @@ def _moved(cells: np.ndarray, down: int, right: int) -> np.ndarray:
 
 def sutton_barto() -> MDP:
     """The 5 x 5 grid whose cells A = 1 and B = 3 pay 10 and 5 and carry away; leaving the grid costs 1 and stays.
+
+    Returns:
+      An MDP with 25 states and four actions: left, down, right, up.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> aj.mdp.exact_values(aj.mdp.sutton_barto(), 0.9)[:5].round(1)
+      array([22. , 24.4, 22. , 19.4, 17.5])
 
     Source: Sutton and Barto (2018), example 3.5; at discount .9 V*(A) = 24.419428.
     """

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from asyncjax.checks import check_counts, check_least
+from asyncjax.checks import check_counts, check_given, check_least
 from asyncjax.mdp.check import check_chances
 from asyncjax.mdp.convert import from_arrays, from_rows
 from asyncjax.mdp.core import MDP
@@ -31,6 +31,18 @@ def forest(num_states: int = 3, r1: float = 4.0, r2: float = 2.0, p: float = 0.1
       r1: the reward for waiting in the oldest class.
       r2: the reward for cutting in the oldest class; in between it is 1, in the youngest 0.
       p: the probability of a fire.
+
+    Returns:
+      An MDP with two actions.
+
+    Raises:
+      TypeError: a number of states that is no whole number.
+      ValueError: fewer than 2 states, or a probability that is not from 0 to 1.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> aj.mdp.exact_values(aj.mdp.forest(3), 0.9).round(3)
+      array([26.244, 29.484, 33.484])
 
     Source: the example problem of the MDPtoolbox packages.
     """
@@ -69,6 +81,8 @@ def garnet(seed: int, num_states: int, num_actions: int, num_successors: int) ->
 
     Source: Archibald, McKinnon and Thomas (1995), "On the generation of Markov decision processes".
     """
+    check_given(seed=seed)
+    check_least(0, seed=seed)
     check_counts(num_states=num_states, num_actions=num_actions, num_successors=num_successors)
     if not 1 <= num_successors <= num_states:
         raise ValueError(f"num_successors={num_successors}: use 1 to {num_states}, the number of states.")
@@ -95,7 +109,23 @@ def _distinct(random: np.random.Generator, rows: int, size: int, num_states: int
 
 
 def corridor(num_states: int) -> MDP:
-    """One action, one way: from s to s + 1, and from the last state out with reward 1; V(s) = discount^(n-1-s)."""
+    """One action, one way: from s to s + 1, and from the last state out with reward 1; V(s) = discount^(n-1-s).
+
+    Args:
+      num_states: n.
+
+    Returns:
+      An MDP with one action; every episode ends.
+
+    Raises:
+      TypeError: a number of states that is no whole number.
+      ValueError: fewer than 1 state.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> aj.mdp.exact_values(aj.mdp.corridor(4), 0.5)
+      array([0.125, 0.25 , 0.5  , 1.   ])
+    """
     check_counts(num_states=num_states)
     successor = np.minimum(np.arange(num_states) + 1, num_states - 1)[None, :, None]
     inside = (np.arange(num_states) < num_states - 1).astype(np.float64)
@@ -103,7 +133,24 @@ def corridor(num_states: int) -> MDP:
 
 
 def cycle(num_states: int, reward: float = 1.0) -> MDP:
-    """One action round a ring with the same reward everywhere: V = reward / (1 - discount)."""
+    """One action round a ring with the same reward everywhere: V = reward / (1 - discount).
+
+    Args:
+      num_states: of the ring.
+      reward: of every step.
+
+    Returns:
+      An MDP with one action; no episode ends.
+
+    Raises:
+      TypeError: a number of states that is no whole number.
+      ValueError: fewer than 1 state.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> aj.mdp.exact_values(aj.mdp.cycle(3, reward=2.0), 0.5)
+      array([4., 4., 4.])
+    """
     check_counts(num_states=num_states)
     successor = ((np.arange(num_states) + 1) % num_states)[None, :, None]
     return from_rows(np.full((1, num_states), reward), successor, np.ones((1, num_states, 1)))
@@ -114,6 +161,22 @@ def random_walk(num_states: int = 5, num_actions: int = 1) -> MDP:
 
     States 1 to n are the walk, 0 and n + 1 its ends; at discount 1 the values are s / (n + 1).
     All actions do the same.
+
+    Args:
+      num_states: n, without the ends.
+      num_actions: A.
+
+    Returns:
+      An MDP with n + 2 states; every episode ends.
+
+    Raises:
+      TypeError: numbers of states or actions that are no whole numbers.
+      ValueError: fewer than 1 of either.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> aj.mdp.exact_values(aj.mdp.random_walk(3), 1.0)  # s / 4, and 0 at the ends
+      array([0.  , 0.25, 0.5 , 0.75, 0.  ])
 
     Source: Sutton and Barto (2018), example 6.2.
     """
@@ -139,6 +202,18 @@ def machine_replacement(
       wear: the probability of going one class up.
       operating_cost: per class and period.
       replacement_cost: of a new machine, which starts in class 0 next period.
+
+    Returns:
+      An MDP with two actions.
+
+    Raises:
+      TypeError: a number of classes that is no whole number.
+      ValueError: fewer than 2 classes, or a probability that is not from 0 to 1.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> aj.solve(aj.mdp.machine_replacement(6), 0.9).policy
+      array([0, 0, 1, 1, 1, 1], dtype=int32)
     """
     check_chances(wear=wear)
     check_least(2, num_states=num_states)
@@ -168,6 +243,18 @@ def inventory(
       fixed_cost: of an order.
       unit_cost: of a unit ordered.
       holding_cost: per unit and period.
+
+    Returns:
+      An MDP with capacity + 1 states, the stock, and as many actions.
+
+    Raises:
+      TypeError: a capacity that is no whole number.
+      ValueError: a capacity below 0, or a demand whose probabilities are negative or do not sum to 1.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> aj.mdp.inventory().reward[:, 0].tolist()  # of ordering 0 to 3 units with nothing in stock
+      [0.0, -1.0, -2.0, -5.0]
 
     Source: Puterman (1994), section 3.2, with its numbers as defaults.
     """

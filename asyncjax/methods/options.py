@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from asyncjax.checks import check_static
 from asyncjax.traced import concrete
 
 Number = float | jax.Array
@@ -38,8 +39,13 @@ RANGES: dict[str, Range] = {
 
 
 def check_options(**options: Any) -> None:
-    """Raises ValueError for an option, by name, outside its range; None passes, and what a transformation hides."""
+    """Raises ValueError for an option, by name, outside its range; None passes, and what a transformation hides.
+
+    Whole numbers are sizes of arrays: an array of JAX's raises TypeError.
+    """
     for name, value in options.items():
+        if RANGES[name] is WHOLE:
+            check_static(**{name: value})
         known = None if value is None else concrete(value)
         if known is not None and not (known.dtype.kind in "biuf" and np.all(RANGES[name].holds(known))):
             raise ValueError(f"{name}={value!r}: give {RANGES[name].words}.")

@@ -86,6 +86,7 @@ def solve(
     _check_choice("certifies", certifies, get_args(Certifies))
     _check_choice("backend", backend, (None, *get_args(Backend)))
     sums = _check_arguments(mdp, discount, tolerance, initial, max_seconds)
+    discount, tolerance, max_seconds = float(discount), float(tolerance), float(max_seconds)  # of JAX's they may be
     # A value beyond the range of its type is reported as one, not as NumPy's warning.
     with jax.enable_x64(_is_double(mdp)), np.errstate(over="ignore", invalid="ignore"):
         begin = time.perf_counter()

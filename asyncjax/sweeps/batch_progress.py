@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from asyncjax.compiling import CompileClock
+from asyncjax.progress import live, time_left
 
 
 class BatchProgress:
@@ -27,6 +28,7 @@ class BatchProgress:
         from rich.console import Console
 
         self.console = Console()
+        self.live = live(self.console)
         self.total, self.done, self.before, self.between = total, done, done, between
         self.bar = progress.Progress(
             progress.TextColumn("{task.description}"),
@@ -34,10 +36,9 @@ class BatchProgress:
             progress.MofNCompleteColumn(),
             progress.TextColumn("runs"),
             progress.TimeElapsedColumn(),
-            progress.TextColumn("eta"),
-            progress.TimeRemainingColumn(compact=True),
+            time_left(),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=not self.live,
         )
         self.task = self.bar.add_task("compiling", total=total, completed=done)
         self.timer = threading.Timer(patience, self._show) if shown else None
@@ -66,15 +67,16 @@ class BatchProgress:
         self.done += runs
         self.bar.update(self.task, completed=self.done, description="running")
         now = time.perf_counter()
-        if self.visible and not self.console.is_terminal and now - self.printed >= self.between:
+        if self.visible and not self.live and now - self.printed >= self.between:
             self.printed = now
             running = now - self.started - self.clock.seconds
             left = (self.total - self.done) * running / (self.done - self.before)
-            print(f"{self.done} of {self.total} runs after {now - self.started:.0f} s, eta {left:.0f} s", flush=True)
+            eta = f", eta {left:.0f} s" if self.done < self.total else ""
+            print(f"{self.done} of {self.total} runs after {now - self.started:.0f} s{eta}", flush=True)
 
     def _show(self) -> None:
         self.visible = True
-        if self.console.is_terminal:
+        if self.live:
             self.bar.start()
         else:
             print(f"{self.total - self.done} runs: compiling ...", flush=True)

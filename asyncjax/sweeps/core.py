@@ -92,7 +92,8 @@ def sweep(
       parameters were finite at the end.
 
     Raises:
-      ValueError: settings with different names, a value that no function names, a name without a value.
+      ValueError: settings with different names, a value that no function names, a name without a value; batch_cpus that
+        no machine of the cluster has.
       Whatever a batch raises first; what others finished before is kept in the directory.
 
     Example:

@@ -11,7 +11,7 @@ import numpy as np
 
 from asyncjax.cluster import connected
 from asyncjax.method import Metrics
-from asyncjax.processes import adopt, options_here
+from asyncjax.processes import adopt, options_here, put
 from asyncjax.sweeps.recipe import Batch, Recipe
 
 
@@ -29,14 +29,24 @@ def on_ray(
       batch_cpus: CPUs that a batch takes.
 
     Raises:
+      ValueError: no machine of the cluster has so many CPUs.
+      TypeError: an argument that can not be pickled.
       Whatever a batch raises, with the traceback from there; the other batches are then cancelled.
     """
     todo = list(batches)
     if not todo:
         return
     with connected(address, os.cpu_count() or 1) as ray:
+        most = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
+        if batch_cpus > most:
+            raise ValueError(
+                f"batch_cpus={batch_cpus:g}: a batch runs on one machine, and the largest of the cluster has {most:g}"
+                " CPUs. Ask for that many at most, or add a larger machine first."
+            )
         task = ray.remote(_values).options(num_cpus=batch_cpus)
-        recipe, options = [ray.put(arguments)], options_here()
+        names = ("method", "schedule", "summarize", "settings")
+        recipe = [put(ray, arguments, **dict(zip(names, arguments, strict=False)))]
+        options = options_here()
         waiting = {task.remote(options, recipe, batch): batch for batch in todo}
         try:
             while waiting:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from asyncjax.runs import replace_file
+from asyncjax import files
 from asyncjax.sweeps.table import Setting, Table
 
 Run = tuple[Setting, int]  # a setting and a seed
@@ -53,11 +51,8 @@ class Store:
         self._keep(identities, values)
         if self.directory is not None:
             arrays = {f"value/{name}": x for name, x in values.items()}
-            buffer = io.BytesIO()
-            np.savez(buffer, runs=json.dumps(identities), **arrays)  # type: ignore[arg-type]
-            temporary = self.directory / "unfinished.tmp"
-            temporary.write_bytes(buffer.getvalue())
-            os.replace(temporary, self.directory / f"batch-{self.next_number:05d}.npz")
+            path = self.directory / f"batch-{self.next_number:05d}.npz"
+            files.replace_arrays(path, {"runs": json.dumps(identities), **arrays})
             self.next_number += 1
 
     def table(self, settings: Sequence[Setting], seeds: Sequence[int]) -> Table:
@@ -77,7 +72,7 @@ class Store:
                     f"{path} is missing, so nobody knows the key of the batches beside it: restore it, or"
                     " give another directory."
                 )
-            replace_file(path, json.dumps(data))
+            files.replace(path, json.dumps(data))
             return
         try:
             known = json.loads(path.read_text())

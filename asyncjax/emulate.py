@@ -8,8 +8,9 @@ from functools import partial
 import jax
 import numpy as np
 
-from asyncjax import exact, threefry
+from asyncjax import threefry
 from asyncjax.engine import check_run, chunks, concatenate_metrics, not_finite, starting_state
+from asyncjax.exact import flag_is_set
 from asyncjax.method import Chunk, Method, Metrics, PyTree, Result, State
 from asyncjax.program import Program, cached_program
 from asyncjax.schedules import Schedule, check, cut
@@ -29,6 +30,7 @@ def emulate(
     num_workers: int | None = None,
     num_views: int | None = None,
     check_finite: bool = True,
+    exact: bool = False,
 ) -> Result:
     """Runs a method under a schedule as compiled code.
 
@@ -55,12 +57,14 @@ def emulate(
       num_views: room for views when the schedule is traced under `jit`; by default enough for any
         realizable schedule, W + G - 1.
       check_finite: stop when the view has a number that is not finite.
+      exact: on CPUs, and not under `vmap`, agree with `replay` bit for bit, metrics included: messages are computed one
+        by one, and `work` and `apply` compiled apart from the loop, so that nothing around them changes how they round.
 
     Returns:
       Result(shared, local, metrics).
 
     Raises:
-      ValueError: for a schedule that reads the future or names missing workers.
+      ValueError: for a schedule that reads the future or names missing workers; a width together with `exact`.
       FloatingPointError: after the first update that made the view non-finite, naming the worker.
 
     Example:
@@ -72,6 +76,11 @@ def emulate(
     """
     sizes = {"width": width, "num_workers": num_workers, "num_views": num_views}
     check_run(method, key, schedule, callback=callback, chunk_size=chunk_size, **sizes)
+    if exact and width not in (None, 1):
+        raise ValueError(
+            f"width={width} and exact=True exclude each other: lanes of a batch round otherwise; drop one."
+        )
+    exact = exact or flag_is_set()
     known = concrete(schedule)
     if num_workers is None:
         if known is None:
@@ -82,10 +91,11 @@ def emulate(
             raise ValueError(
                 "state= and callback= need the host: use them outside jit and vmap, or leave them out here."
             )
-        return _emulate_traced(method, schedule, known, key, num_workers, width, num_views)
+        return _emulate_traced(method, schedule, known, key, num_workers, width, num_views, exact)
     schedule = check(schedule, num_workers)
     state = starting_state(state, method, key, num_workers, schedule.num_updates, "schedule")
-    program = cached_program(method, num_workers, read_parts(schedule.read, jax.eval_shape(method.view, state.shared)))
+    parts = read_parts(schedule.read, jax.eval_shape(method.view, state.shared))
+    program = cached_program(method, num_workers, parts, exact)
     planner = _planner(schedule, program, width, state.update)
     chunk_size = min(chunk_size, max(1, schedule.num_updates))
     carry, step = program.load(planner.layout, state, planner.slot_of), program.compiled(planner.layout, check_finite)
@@ -109,7 +119,7 @@ def emulate(
 
 def _planner(schedule: Schedule, program: Program, width: int | None, start: int = 0) -> Planner:
     worker, read, num_workers = np.asarray(schedule.worker), stack_reads(schedule.read), program.packed.num_workers
-    if width is None and (exact.wanted() or not threefry.is_default()):
+    if width is None and (program.exact or not threefry.is_default()):
         width = 1  # lanes of a batch are not always bit for bit, or number for number, what they are one by one
     width, early = choose(worker, read, num_workers, width, program.lane_cost)
     return Planner(worker, read, num_workers, width, early, start=start)
@@ -123,9 +133,10 @@ def _emulate_traced(
     num_workers: int,
     width: int | None,
     num_views: int | None,
+    exact: bool,
 ) -> Result:
     """The run as one program, for use inside `jit` and `vmap`."""
-    program, initial = Program.begun(method, key, num_workers, schedule.read)
+    program, initial = Program.begun(method, key, num_workers, schedule.read, exact)
     if known is not None and np.ndim(known.worker) == 2 and all(x.ndim == 2 for x in jax.tree.leaves(known.read)):
         planner = _planner(check(known, num_workers), program, width)
         layout, plan = planner.layout, planner.whole()

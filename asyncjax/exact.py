@@ -13,8 +13,8 @@ from asyncjax.method import Array
 FLAG = "--xla_cpu_use_fusion_emitters=false"
 
 
-def wanted() -> bool:
-    """Whether `emulate` is to agree with `replay` bit for bit: XLA_FLAGS has the flag that allows it on CPUs."""
+def flag_is_set() -> bool:
+    """Whether XLA_FLAGS asks all runs of `emulate` to be exact, with a flag that XLA has known until jax 0.10."""
     return FLAG in os.environ.get("XLA_FLAGS", "").split()
 
 
@@ -32,13 +32,3 @@ def apart(function: Any, true: Array, *args: Any) -> Any:
         return jax.tree.map(lambda x: jnp.full(x.shape, anything, x.dtype), jax.eval_shape(function, *args))
 
     return jax.lax.cond(true, function, never, *args)
-
-
-def isolated(function: Any, either: Array, *args: Any) -> Any:
-    """Calls a function so that XLA compiles it apart from what surrounds it, hence alike everywhere.
-
-    Fused with its surroundings, the same arithmetic may round differently: which product and sum become one
-    fused multiply-add depends on the fusion. XLA does not fuse across a condition. Both its branches are the
-    function, so `either` is any Bool[] that the compiler does not know.
-    """
-    return jax.lax.cond(either, function, function, *args) if wanted() else function(*args)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from asyncjax.adapters.host import lives_on_host, not_emulated
 from asyncjax.cost import cost_of
 from asyncjax.engine import begin, kept
-from asyncjax.exact import isolated
+from asyncjax.exact import apart
 from asyncjax.method import Array, Method, Metrics, PyTree, Result, Stale, State
 from asyncjax.packing import Packed, PackedMethod, all_finite, merge_metrics, zeros
 from asyncjax.waves import OUT_OF_RANGE, Layout, Plan, read_parts
@@ -33,10 +33,13 @@ class Carry(NamedTuple):
 
 
 class Program:
-    """A method compiled for W workers and a view that is read in parts (one, unless reads are torn)."""
+    """A method compiled for W workers and a view that is read in parts (one, unless reads are torn).
 
-    def __init__(self, packed: PackedMethod) -> None:
-        self.packed = packed
+    If it is exact, `work` and `apply` are compiled apart from the loop, as `replay` compiles them.
+    """
+
+    def __init__(self, packed: PackedMethod, exact: bool = False) -> None:
+        self.packed, self.exact = packed, exact
         work = jax.make_jaxpr(packed.work)(packed.view_like, packed.local.like()).jaxpr
         if name := lives_on_host(work):
             raise not_emulated(name)
@@ -49,7 +52,7 @@ class Program:
 
     @classmethod
     def begun(
-        cls, method: Method, key: jax.Array, num_workers: int, read: PyTree
+        cls, method: Method, key: jax.Array, num_workers: int, read: PyTree, exact: bool = False
     ) -> tuple[Program, tuple[PyTree, PyTree]]:
         """A program for reads of this structure and its initial (Shared, Local), inside a transformation.
 
@@ -57,7 +60,7 @@ class Program:
         """
         initial = begin(method, num_workers, key)
         parts = read_parts(read, jax.eval_shape(method.view, initial[0]))
-        return cls(PackedMethod(method, num_workers, parts, initial)), initial
+        return cls(PackedMethod(method, num_workers, parts, initial), exact), initial
 
     def whole(self, layout: Layout, initial: tuple[PyTree, PyTree], plan: Plan) -> Result:
         """The run of a whole plan from (Shared, Local), inside a transformation."""
@@ -133,7 +136,7 @@ class Program:
         local = self.packed.local.unpack(_take(carry.local, plan.worker[k])[0])
         view, _ = self._take_views(carry.views, plan.view_slot[k])
         lanes = partial(self._work_lanes, layout.width)
-        messages, local, reported = isolated(lanes, plan.worker[k, 0] > 0, view, local)
+        messages, local, reported = self._call(lanes, plan.worker[k, 0] >= 0, view, local)
         empty = plan.job[k] == OUT_OF_RANGE
         worker = jnp.where(empty, OUT_OF_RANGE, plan.worker[k])
         carry = carry._replace(local=_put(carry.local, worker, self.packed.local.pack(local, 1)))
@@ -141,6 +144,9 @@ class Program:
             messages = _put(carry.messages, plan.message_slot[k], messages)
             carry = carry._replace(messages=messages)
         return carry, messages, reported
+
+    def _call(self, function: Any, true: Array, *args: Any) -> Any:
+        return apart(function, true, *args) if self.exact else function(*args)
 
     def _work_lanes(self, width: int, views: PyTree, locals_: PyTree) -> tuple[PyTree, PyTree, Metrics]:
         """`work` on a leading axis of lanes; on a single lane with the very arithmetic of `work` without the axis."""
@@ -158,7 +164,7 @@ class Program:
         # Telemetry may be all that reads the older views. Were the write not to wait for it, XLA would copy them all.
         older, write_slot = self._take_views(carry.views, plan.stale_slot[u], plan.write_slot[u])
         stale = Stale(older, plan.staleness[u])
-        shared, reported = isolated(self.packed.apply, stale.staleness[0] > 0, carry.shared, group, stale)
+        shared, reported = self._call(self.packed.apply, stale.staleness[0] >= 0, carry.shared, group, stale)
         view = self.packed.view(shared)
         views = _write(carry.views, write_slot, view)
         first_bad = carry.first_bad
@@ -175,9 +181,9 @@ class Program:
 
 
 @kept
-def cached_program(method: Method, num_workers: int, parts: tuple[int, ...]) -> Program:
+def cached_program(method: Method, num_workers: int, parts: tuple[int, ...], exact: bool = False) -> Program:
     """One program per method, so that a second run compiles nothing."""
-    return Program(PackedMethod(method, num_workers, parts))
+    return Program(PackedMethod(method, num_workers, parts), exact)
 
 
 def _take(rows: Any, index: Any, then: Any = ()) -> tuple[Any, Any]:

@@ -66,6 +66,20 @@ def test_replay_repeats_a_threaded_run_bit_for_bit(name: str, discipline: str) -
         assert_close(aj.emulate(run, schedule, KEY, num_workers=WORKERS), again)
 
 
+@pytest.mark.parametrize(("name", "group_size"), [*((n, 1) for n in METHODS), *((n, 2) for n in [*THOROUGH, "a3c"])])
+def test_exact_emulation_is_replay_bit_for_bit(name: str, group_size: int) -> None:
+    """Parameters, optimizer and worker states and metrics; also where a run continues, and with torn reads."""
+    run, torn = method(name), group_size == 2 and name != "tabular q"
+    result, schedule = aj.run_threads(
+        run, KEY, num_workers=WORKERS, num_updates=200, group_size=group_size, publication="leaf" if torn else "atomic"
+    )
+    chunks: list[aj.Chunk] = []
+    exact = aj.emulate(run, schedule, KEY, num_workers=WORKERS, chunk_size=80, callback=chunks.append, exact=True)
+    assert_equal(exact, result)
+    rest = aj.emulate(run, schedule, KEY, num_workers=WORKERS, chunk_size=80, state=chunks[0].state, exact=True)
+    assert_equal(rest[:2], result[:2])
+
+
 def check_engines(name: str, schedule: aj.Schedule, width: int, chunk_size: int) -> None:
     run, expected = method(name), definition(method(name), schedule, KEY, WORKERS)
     assert_close(aj.replay(run, schedule, KEY, num_workers=WORKERS, chunk_size=chunk_size), expected)

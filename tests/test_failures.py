@@ -610,6 +610,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
     "half a worker": (threads(num_workers=2.5), r"num_workers=2\.5: give a whole number"),
     "JAX's number of workers": (threads(num_workers=jnp.int32(2)), r"num_workers=Array.* JAX's: .* int\(num_workers\)"),
     "JAX's group": (threads(group_size=jnp.int32(2)), r"group_size=Array.* JAX's: give a whole number"),
+    "exact batches": (emulated(width=4, exact=True), r"width=4 and exact=True exclude each other: .* drop one"),
     "emulate, JAX's width": (emulated(width=jnp.int32(2)), r"width=Array.* JAX's: give a whole number"),
     "half a group": (threads(group_size=1.5), r"group_size=1\.5: give a whole number"),
     "words for a number": (threads(num_updates="5"), r"num_updates='5': give a whole number"),

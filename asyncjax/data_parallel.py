@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
@@ -14,20 +13,11 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from asyncjax.method import Method, Metrics, PyTree, Stale
+from asyncjax.method import Method, PyTree
 
 Device = Any  # jax.Device, which type checkers take for a variable
 Divide = Callable[[PyTree], PyTree]
 _divide: ContextVar[Divide] = ContextVar("divide", default=lambda rows: rows)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Divided:
-    """The messages of a group, divided over so many devices."""
-
-    messages: PyTree
-    num_devices: int = dataclasses.field(metadata={"static": True})
 
 
 def divide_rows() -> Divide:
@@ -54,14 +44,12 @@ class Placement(NamedTuple):
         """Where the buffer lies: a copy on each device."""
         return NamedSharding(Mesh(np.array(self.devices), ("devices",)), PartitionSpec())
 
-    def divide(self, messages: PyTree) -> PyTree | Divided:
+    def divide(self, messages: PyTree) -> PyTree:
         """Messages [G, ...], divided over the devices: by messages as far as G allows, else along `axis`.
 
         Whole messages first, because methods line the rows of all messages up, message by message.
         """
         num_devices = len(self.devices)
-        if num_devices == 1:
-            return messages
         leaves = jax.tree.leaves(messages)
         by_message = math.gcd(leaves[0].shape[0], num_devices)
         by_row = num_devices // by_message
@@ -76,8 +64,20 @@ class Placement(NamedTuple):
                 )
         mesh = Mesh(np.array(self.devices).reshape(by_message, by_row), ("messages", "rows"))
         spec = PartitionSpec("messages", *([None] * self.axis + ["rows"] if by_row > 1 else []))
-        divided = jax.lax.with_sharding_constraint(messages, NamedSharding(mesh, spec))
-        return Divided(divided, num_devices)
+        return jax.lax.with_sharding_constraint(messages, NamedSharding(mesh, spec))
+
+
+@contextlib.contextmanager
+def divided(messages: PyTree, placement: Placement | None) -> Iterator[PyTree]:
+    """The messages of a group, divided over the learner's devices if there are several, as `divide_rows` then does."""
+    if placement is None or len(placement.devices) == 1:
+        yield messages
+        return
+    token = _divide.set(partial(_divide_rows, len(placement.devices)))
+    try:
+        yield placement.divide(messages)
+    finally:
+        _divide.reset(token)
 
 
 def _divide_rows(num_devices: int, rows: PyTree) -> PyTree:
@@ -89,16 +89,6 @@ def _divide_rows(num_devices: int, rows: PyTree) -> PyTree:
         )
     mesh = AbstractMesh((num_devices,), ("rows",))
     return jax.lax.with_sharding_constraint(rows, NamedSharding(mesh, PartitionSpec("rows")))
-
-
-@contextlib.contextmanager
-def _dividing(num_devices: int) -> Iterator[None]:
-    # A function of the module, so that a method can be sent to other processes, which a ContextVar can not.
-    token = _divide.set(partial(_divide_rows, num_devices))
-    try:
-        yield
-    finally:
-        _divide.reset(token)
 
 
 def data_parallel(method: Method, devices: Sequence[Device], *, axis: int = 1) -> Method:
@@ -141,11 +131,4 @@ def data_parallel(method: Method, devices: Sequence[Device], *, axis: int = 1) -
         raise ValueError(f"devices={list(devices)}: give one device or more, each once, such as jax.local_devices().")
     if axis < 0:
         raise ValueError(f"axis={axis}: count the axes of a message's leaves from 0.")
-
-    def apply(shared: PyTree, messages: PyTree | Divided, stale: Stale) -> tuple[PyTree, Metrics]:
-        if not isinstance(messages, Divided):
-            return method.apply(shared, messages, stale)
-        with _dividing(messages.num_devices):
-            return method.apply(shared, messages.messages, stale)
-
-    return method._replace(apply=apply, placement=Placement(tuple(devices), axis))
+    return method._replace(placement=Placement(tuple(devices), axis))

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from asyncjax.data_parallel import Placement
+from asyncjax.data_parallel import Placement, divided
 from asyncjax.engine import kept
 from asyncjax.exact import apart
 from asyncjax.method import Method, Metrics, Stale, State
@@ -158,9 +158,8 @@ class HostProgram:
             i, _, shared, reported = carry
             of_group = [_at(message, rows[i, g]) for g, message in enumerate(messages)]
             group = packed.message.unpack(jax.tree.map(lambda *x: jnp.stack(x), *of_group))
-            if self.placement is not None:
-                group = self.placement.divide(group)
-            new, metrics = apart(packed.apply, count > 0, shared, group, Stale(stale_views, staleness[i]))
+            with divided(group, self.placement) as group:
+                new, metrics = apart(packed.apply, count > 0, shared, group, Stale(stale_views, staleness[i]))
             reported = jax.tree.map(lambda all_, x: all_.at[i].set(x), reported, self.apply_metrics.pack(metrics))
             return i + 1, all_finite(packed.view(new)), new, reported
 

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import optax
 
 from asyncjax.corrections.look_ahead import Ahead
-from asyncjax.data_parallel import Divided
 from asyncjax.exact import apart
 from asyncjax.method import Halves, Method, Metrics, PyTree, Stale
 
@@ -168,11 +167,8 @@ def watch(method: Method, names: Sequence[str]) -> Method:
     carries = halves is not None and halves.gradient is not None and bool(OF_DATA & set(names))
 
     def apply(shared: Any, messages: PyTree, stale: Stale) -> tuple[Any, Metrics]:
-        divided = isinstance(messages, Divided)  # by a `data_parallel` within
-        whole = messages.messages if divided else messages
-        own, data = whole if carried or carries else (whole, whole)
-        passed = whole if carried else own
-        passed = dataclasses.replace(messages, messages=passed) if divided else passed
+        own, data = messages if carried or carries else (messages, messages)
+        passed = messages if carried else own
         after, metrics = apart(method.apply, stale.staleness[0] >= 0, shared, passed, stale)
         update = Update(method, shared, after, own, stale, data)
         with jax.numpy_dtype_promotion("standard"):  # norms are of parameters that may have several dtypes

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache, partial, wraps
-from typing import Any, ParamSpec, TypeVar
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,31 +21,9 @@ from asyncjax.checks import (
     first_difference,
     leaf_types,
 )
+from asyncjax.kept import kept
 from asyncjax.method import Array, Method, Metrics, PyTree, State
 from asyncjax.schedules import Schedule, check_axes
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def kept(compiled: Callable[P, T]) -> Callable[P, T]:
-    """Keeps what a function compiled for the last 16 methods, so that a second run compiles nothing.
-
-    A method takes up to 2,000 memory maps, and Linux kills a process that has 65,530. What is let go is in cycles with
-    its own jitted functions, and Python, which sees a few small objects, may not look for those for long.
-    """
-    cached = lru_cache(maxsize=16)(compiled)
-
-    @wraps(compiled)
-    def look_up(*args: P.args, **kwargs: P.kwargs) -> T:
-        before = cached.cache_info()
-        found = cached(*args, **kwargs)
-        if before.currsize == before.maxsize and cached.cache_info().misses > before.misses:
-            gc.collect()
-        return found
-
-    look_up.cache_clear, look_up.cache_info = cached.cache_clear, cached.cache_info  # type: ignore[attr-defined]
-    return look_up
 
 
 def check_run(

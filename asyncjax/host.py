@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from asyncjax.data_parallel import Placement, divided
-from asyncjax.engine import kept
 from asyncjax.exact import apart
+from asyncjax.kept import kept
 from asyncjax.method import Method, Metrics, Stale, State
 from asyncjax.packing import Packed, PackedMethod, Packer, all_finite, merge_metrics, zeros
 from asyncjax.schedules import Schedule

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 
 from asyncjax.adapters.host import lives_on_host, not_emulated
 from asyncjax.cost import cost_of
-from asyncjax.engine import begin, kept
+from asyncjax.engine import begin
 from asyncjax.exact import apart
+from asyncjax.kept import kept
 from asyncjax.method import Array, Method, Metrics, PyTree, Result, Stale, State
 from asyncjax.packing import Packed, PackedMethod, all_finite, merge_metrics, zeros
 from asyncjax.waves import OUT_OF_RANGE, Layout, Plan, read_parts
@@ -181,7 +182,7 @@ class Program:
 
 
 @kept
-def cached_program(method: Method, num_workers: int, parts: tuple[int, ...], exact: bool = False) -> Program:
+def cached_program(method: Method, num_workers: int, parts: tuple[int, ...], exact: bool) -> Program:
     """One program per method, so that a second run compiles nothing."""
     return Program(PackedMethod(method, num_workers, parts), exact)
 

@@ -60,6 +60,6 @@ def _free_compiled_programs() -> Iterator[None]:
 
     laws._built.clear()
     for cache in (cached_program, cached_host_program, compile_init):
-        cache.cache_clear()
+        cache.forget()
     jax.clear_caches()
     gc.collect()

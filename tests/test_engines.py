@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import weakref
 from typing import Any
@@ -17,7 +16,7 @@ from flax.training.train_state import TrainState
 from hypothesis import strategies as st
 
 import asyncjax as aj
-from asyncjax.engine import kept
+from asyncjax.kept import kept
 from asyncjax.program import cached_program
 from asyncjax.waves import Planner, stack_reads
 from tests.laws import (
@@ -397,25 +396,26 @@ def test_threads_leave_no_thread_behind() -> None:
     assert threading.active_count() == before
 
 
-def test_the_programs_of_old_methods_are_let_go_though_they_are_in_cycles():
+def test_the_programs_of_old_methods_are_let_go_though_they_are_in_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
     class Compiled:
         def __init__(self, method: int) -> None:
             self.run = self.__init__
 
     compile_it = kept(Compiled)
-    first, second = (weakref.ref(compile_it(method)) for method in (0, 1))
-    last = [compile_it(method) for method in range(1, 17)]
-    assert first() is None
-    assert [compile_it(method) for method in range(1, 17)] == last
-    assert second() is last[0]
+    first, *_, last = (weakref.ref(compile_it(method)) for method in range(4))
+    assert compile_it(0) is first() is not None, "the last used"
+    monkeypatch.setattr("asyncjax.kept.MAX_MAPS", 0)  # no room for another
+    compile_it(4)
+    assert list(compile_it.programs) == [(method,) for method in (3, 0, 4)]
+    compile_it(5)
+    assert first() is last() is None
 
 
 def test_emulated_programs_are_freed_with_the_engines_cache():
     method = aj.sgd(lambda w: 0.5 * w**2, 1.0, optimizer=optax.sgd(0.1))
     aj.emulate(method, aj.schedules.round_robin(4, 2), jax.random.key(0), chunk_size=2, callback=lambda chunk: None)
-    programs = cached_program.cache_info().currsize
-    program = weakref.ref(cached_program(method, 2, (0,)))
-    assert cached_program.cache_info().currsize == programs  # the one that ran
-    cached_program.cache_clear()
-    gc.collect()
+    programs = len(cached_program.programs)
+    program = weakref.ref(cached_program(method, 2, (0,), False))
+    assert len(cached_program.programs) == programs  # the one that ran
+    cached_program.forget()
     assert program() is None

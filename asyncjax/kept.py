@@ -1,0 +1,55 @@
+"""What was compiled for methods, kept so that a second run of one compiles nothing."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar, TypeVarTuple
+
+Ts = TypeVarTuple("Ts")
+T = TypeVar("T")
+MAX_PROGRAMS = 128
+# Linux kills a process that has 65,530 memory maps. The programs of one method take up to 2,000.
+MAX_MAPS = 30_000
+
+
+class kept(Generic[*Ts, T]):
+    """Keeps what a function compiles for its arguments, the last used, as long as there is room for more."""
+
+    def __init__(self, compiled: Callable[[*Ts], T]) -> None:
+        self.compiled, self.__doc__ = compiled, compiled.__doc__
+        self.programs: OrderedDict[tuple[*Ts], T] = OrderedDict()
+        self.lock = threading.RLock()
+
+    def __call__(self, *args: *Ts) -> T:
+        """What was compiled for these arguments, now or before."""
+        with self.lock:
+            if args in self.programs:
+                self.programs.move_to_end(args)
+            else:
+                if len(self.programs) >= MAX_PROGRAMS or num_maps() > MAX_MAPS:
+                    self.forget((len(self.programs) + 1) // 2)
+                self.programs[args] = self.compiled(*args)
+            return self.programs[args]
+
+    def forget(self, count: int | None = None) -> None:
+        """Lets the programs go that were not used for longest; of these, all or so many.
+
+        They are in cycles with their jitted functions, and Python, which sees few and small objects, may not look for
+        those for long.
+        """
+        with self.lock:
+            for _ in range(len(self.programs) if count is None else count):
+                self.programs.popitem(last=False)
+        gc.collect()
+
+
+def num_maps() -> int:
+    """The memory maps of this process, where the system tells."""
+    try:
+        return Path("/proc/self/maps").read_bytes().count(b"\n")
+    except OSError:
+        return 0

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from asyncjax.method import Method, PyTree
 
@@ -87,7 +87,7 @@ def _divide_rows(num_devices: int, rows: PyTree) -> PyTree:
             f"Minibatches of {num_rows} segments can not be divided over {num_devices} devices: choose fewer"
             " minibatches or devices, more environments or larger groups, so that each has a multiple of that."
         )
-    mesh = AbstractMesh((num_devices,), ("rows",))
+    mesh = AbstractMesh((num_devices,), ("rows",), axis_types=(AxisType.Auto,))
     return jax.lax.with_sharding_constraint(rows, NamedSharding(mesh, PartitionSpec("rows")))
 
 

@@ -66,6 +66,8 @@ class HostProgram:
 
     def __init__(self, packed: PackedMethod, group_size: int, placement: Placement | None = None) -> None:
         self.packed, self.group_size, self.placement = packed, group_size, placement
+        # Of its own for each placement: a jitted one may have been traced where nothing was divided, or over others.
+        self.apply = packed.apply if placement is None else partial(packed.method.apply)
         self.work_metrics, self.apply_metrics = map(Packer.of, (packed.work_metrics, packed.apply_metrics(group_size)))
         # What calls back to Python may wait for another worker, or fail: each job, each update is then a call.
         self.work_calls_back = calls_back(packed.work, packed.view_like, packed.local.like())
@@ -159,7 +161,7 @@ class HostProgram:
             of_group = [_at(message, rows[i, g]) for g, message in enumerate(messages)]
             group = packed.message.unpack(jax.tree.map(lambda *x: jnp.stack(x), *of_group))
             with divided(group, self.placement) as group:
-                new, metrics = apart(packed.apply, count > 0, shared, group, Stale(stale_views, staleness[i]))
+                new, metrics = apart(self.apply, count > 0, shared, group, Stale(stale_views, staleness[i]))
             reported = jax.tree.map(lambda all_, x: all_.at[i].set(x), reported, self.apply_metrics.pack(metrics))
             return i + 1, all_finite(packed.view(new)), new, reported
 

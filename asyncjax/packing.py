@@ -99,6 +99,7 @@ class PackedMethod:
     def __init__(
         self, method: Method, num_workers: int, parts: tuple[int, ...], initial: tuple[PyTree, PyTree] | None = None
     ) -> None:
+        self.method = method
         # Jitted, the functions are traced once and every later use takes the same jaxpr.
         self.work, self.apply, self.view = jax.jit(method.work), jax.jit(method.apply), jax.jit(method.view)
         self.num_workers, self.parts, self.num_parts = num_workers, parts, max(parts, default=0) + 1

@@ -121,7 +121,7 @@ def _planner(schedule: Schedule, program: Program, width: int | None, start: int
     worker, read, num_workers = np.asarray(schedule.worker), stack_reads(schedule.read), program.packed.num_workers
     if width is None and (program.exact or not threefry.is_default()):
         width = 1  # lanes of a batch are not always bit for bit, or number for number, what they are one by one
-    width, early = choose(worker, read, num_workers, width, program.lane_cost)
+    width, early = choose(worker, read, num_workers, width, program.lane_cost, program.fits)
     return Planner(worker, read, num_workers, width, early, start=start)
 
 

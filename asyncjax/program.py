@@ -19,6 +19,9 @@ from asyncjax.packing import Packed, PackedMethod, all_finite, merge_metrics, ze
 from asyncjax.waves import OUT_OF_RANGE, Layout, Plan, read_parts
 
 
+SMALL = 2**26  # bytes: what views and messages may always take together
+
+
 class Carry(NamedTuple):
     """What the loop carries.
 
@@ -50,6 +53,17 @@ class Program:
         self._unload = jax.jit(self._unpacked)
         fixed, by_size = cost_of(work).seconds(jax.default_backend())
         self.lane_cost = by_size / max(fixed, 1e-9)  # of one more message in a batch, over that of the batch itself
+
+    def fits(self, layout: Layout) -> bool:
+        """Whether W workers take no more than 2 (W + 2) copies of the parameters, or little memory at all.
+
+        A batch of A lanes has the views that it computes on and the messages that come of it, beside all views and the
+        messages that wait. Four copies are for the parameters, an optimizer's state and what an update makes of them.
+        """
+        of_both = self.packed.view_parts, [self.packed.message]
+        view, message = (sum(x.num_bytes() for packer in packers for x in packer.leaves) for packers in of_both)
+        needed = (layout.num_views + 1 + layout.width) * view + (layout.width + layout.num_messages) * message
+        return needed <= max((layout.num_workers - 2) * (view + message), SMALL)
 
     @classmethod
     def begun(

@@ -6,11 +6,16 @@ from typing import NamedTuple
 
 import hypothesis
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import strategies as st
 
 import asyncjax as aj
+from asyncjax.engine import initial_state
+from asyncjax.packing import PackedMethod
+from asyncjax.program import Program
 from asyncjax.waves import OUT_OF_RANGE, Plan, Planner, choose, distinct_workers, last_use, max_live, stack_reads
 from tests.laws import KEY, assert_equal
 
@@ -196,3 +201,30 @@ def test_reads_are_stacked_in_the_order_of_the_views_leaves() -> None:
     a, b, c = (np.full((4, 2), i, np.int32) for i in range(3))
     np.testing.assert_array_equal(stack_reads({"w": (b, c), "b": a})[0, 0], [0, 1, 2])
     assert jax.tree.leaves({"w": (b, c), "b": a})[0] is a
+
+
+@pytest.mark.parametrize("group_size", [1, 3])
+@pytest.mark.parametrize(
+    "service", [aj.service.constant(1.0), aj.service.exponential(1.0)], ids=["equal", "exponential"]
+)
+@pytest.mark.parametrize("num_workers", [16, 60])
+def test_workers_cost_two_copies_of_large_parameters_each(
+    num_workers: int, service: aj.service.Service, group_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what XLA says that the compiled loop needs, even where lanes cost nothing, as on accelerators."""
+    monkeypatch.setattr("asyncjax.program.SMALL", 0)
+    size, num_updates = 20_000, 4 * num_workers
+    loss = lambda w, x: 0.5 * jnp.sum(jnp.square(w - x))  # noqa: E731
+    method = aj.sgd(loss, jnp.ones(size), optimizer=optax.adam(0.1), sample=jax.random.normal)
+    schedule = aj.schedules.from_service_times(service, num_updates, num_workers, KEY, group_size=group_size)
+    program = Program(PackedMethod(method, num_workers, (0,)), exact=False)
+    worker, read = np.asarray(schedule.worker), stack_reads(schedule.read)
+    width, early = choose(worker, read, num_workers, None, 0.0, program.fits)
+    planner = Planner(worker, read, num_workers, width, early)
+    carry = program.load(planner.layout, initial_state(method, KEY, num_workers), planner.slot_of)
+    plan = planner.chunk(0, num_updates, num_updates)
+    memory = program.compiled(planner.layout, True).lower(carry, plan).compile().memory_analysis()
+    total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    copies = (total + memory.output_size_in_bytes - memory.alias_size_in_bytes) / (4 * size)
+    assert copies < 2 * (num_workers + 2) + 3 * (group_size - 1), planner.layout
+    assert width > num_workers // 8, "and batches stay large"

@@ -18,7 +18,6 @@ from asyncjax.method import Array, Method, Metrics, PyTree, Result, Stale, State
 from asyncjax.packing import Packed, PackedMethod, all_finite, merge_metrics, zeros
 from asyncjax.waves import OUT_OF_RANGE, Layout, Plan, read_parts
 
-
 SMALL = 2**26  # bytes: what views and messages may always take together
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 
+import accelerator
 import asyncjax as aj
 import corrected
 import corrections
@@ -217,3 +218,13 @@ def test_what_was_learned_is_compared_engine_by_engine(tmp_path, capsys):
     assert left.get_ylim()[0] < 1 < 9 < left.get_ylim()[1]
     with pytest.raises(FileNotFoundError, match="no results of C-v0"):
         curves.main(curves.Args(tmp_path, envs=("C-v0",)))
+
+
+def test_accelerators_are_measured_from_memory_to_speed(tmp_path: Path) -> None:
+    small = {"workers": 2, "envs": (1,), "unroll": 2, "updates": 32, "repeats": 1, "runs": 0, "parameters": 10}
+    accelerator.main(accelerator.Args(**small, out=tmp_path / "found.json"))
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["memory"]["goal"] == 8
+    speed = found["1 environments"]
+    assert speed["ratio"] == pytest.approx(speed["waves"] / speed["event by event"])
+    assert speed["event by event"] > 0

@@ -104,7 +104,7 @@ def sweep(runs: int) -> dict[str, float]:
     return {"runs": 16 * seeds, "first": seconds[0], "again": seconds[1]}
 
 
-def memory(args: Args) -> dict[str, float]:
+def memory(args: Args) -> dict[str, float | None]:
     """The most that the device held, in copies of the parameters; goal: 2 (W + 2). Measured first: a peak stays one."""
     stats = jax.devices()[0].memory_stats() or {}
     before = stats.get("bytes_in_use", 0)
@@ -115,8 +115,8 @@ def memory(args: Args) -> dict[str, float]:
     aj.emulate(method, aj.schedules.round_robin(4 * args.workers, args.workers), KEY)
     seconds = time.perf_counter() - start
     peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-    copies = float("nan") if peak is None else (peak - before) / (4 * args.parameters)
-    said = "this backend does not tell" if peak is None else f"{copies:.0f} copies"
+    copies = None if peak is None else (peak - before) / (4 * args.parameters)
+    said = "this backend does not tell" if copies is None else f"{copies:.0f} copies"
     goal = 2 * (args.workers + 2)
     print(f"memory, {args.parameters:,} parameters: {said}, goal {goal}; {seconds:.1f} s", flush=True)
     return {"copies": copies, "goal": goal}

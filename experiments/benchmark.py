@@ -24,11 +24,14 @@ import jax
 jax.config.update("jax_cpu_enable_async_dispatch", False)  # what train.py sets too
 
 import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
 import asyncjax as aj  # noqa: E402
+from asyncjax.panels import COLOURS, COLUMN, new_figure  # noqa: E402
 
 KEY = jax.random.key(0)
+KINDS = ("synchronous", "emulate", "event", "threads")  # how the names of ways begin
 SERVICES = {"gamma": aj.service.gamma(16.0), "exponential": aj.service.exponential()}
 
 
@@ -46,17 +49,19 @@ class Args:
     """Timed runs of each; the median counts."""
     threads: bool = True
     """Whether to measure host threads, too."""
-    out: Path | None = None
-    """A JSON file for the results."""
+    out: Path = Path("runs/benchmark.json")
+    """A JSON file for the results; their picture goes beside it."""
 
 
 def main(args: Args) -> list[dict[str, Any]]:
-    """Prints one table per size; returns the rows of all."""
+    """Prints one table per size, and draws them; returns the rows of all."""
     device = jax.devices()[0]
     print(f"{args.env} on {len(jax.devices())} x {device.device_kind} ({device.platform}), jax {jax.__version__}")
     rows = [row for size in args.sizes for row in measure(args, size)]
-    if args.out is not None:
-        args.out.write_text(json.dumps(rows, indent=1))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(rows, indent=1))
+    plot(rows).savefig(args.out.with_suffix(".png"))
+    print(args.out.with_suffix(".png"))
     return rows
 
 
@@ -141,9 +146,33 @@ def clock(schedule: aj.Schedule) -> float:
 
 
 def summary(steps: int, seconds: list[float]) -> dict[str, float]:
-    """Median speed, and the spread of the seconds as a fraction of their median."""
-    median = statistics.median(seconds)
-    return {"steps_per_second": steps / median, "spread": (max(seconds) - min(seconds)) / median}
+    """Median speed, the extremes, and the spread of the seconds as a fraction of their median."""
+    low, median, high = min(seconds), statistics.median(seconds), max(seconds)
+    speeds = {"steps_per_second": steps / median, "slowest": steps / high, "fastest": steps / low}
+    return {**speeds, "spread": (high - low) / median}
+
+
+def plot(rows: list[dict[str, Any]]) -> Any:
+    """A panel for each size: the median speed of each way as a bar, its extremes, and its ratio to the first way."""
+    sizes = list(dict.fromkeys(row["size"] for row in rows))
+    most = max(sum(row["size"] == size for row in rows) for size in sizes)
+    picture, grid = new_figure(1, len(sizes), (1.2 * COLUMN[0] * len(sizes), 0.8 + 0.22 * most))
+    for axes, size in zip(np.atleast_1d(grid), sizes, strict=True):
+        of_size = [row for row in rows if row["size"] == size]
+        low, speed, high = (np.array([r[k] for r in of_size]) for k in ("slowest", "steps_per_second", "fastest"))
+        place, first = np.arange(len(of_size)), speed[0]
+        kinds = [next(i for i, kind in enumerate(KINDS) if row["name"].startswith(kind)) for row in of_size]
+        axes.barh(place, speed, color=[COLOURS[i] for i in kinds], alpha=0.8)
+        axes.errorbar(speed, place, xerr=[speed - low, high - speed], fmt="none", color=COLOURS[6], linewidth=0.8)
+        for y, x, end in zip(place, speed, high, strict=True):
+            axes.annotate(f"{x / first:.2f}", (end, y), (3, 0), textcoords="offset points", va="center", fontsize=6)
+        axes.set_yticks(place, [r["name"] for r in of_size], fontsize=6)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1.15 * high.max())
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e3:,.0f}k")
+        axes.set_xlabel("environment steps per second (median, extremes)")
+        axes.set_title(f"{size}; numbers: / {of_size[0]['name']}", fontsize=7, loc="left")
+    return picture
 
 
 def show(size: str, rows: list[dict[str, Any]]) -> None:

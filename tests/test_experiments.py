@@ -15,6 +15,7 @@ import pytest
 
 import accelerator
 import asyncjax as aj
+import benchmark
 import corrected
 import corrections
 import cost
@@ -218,6 +219,19 @@ def test_what_was_learned_is_compared_engine_by_engine(tmp_path, capsys):
     assert left.get_ylim()[0] < 1 < 9 < left.get_ylim()[1]
     with pytest.raises(FileNotFoundError, match="no results of C-v0"):
         curves.main(curves.Args(tmp_path, envs=("C-v0",)))
+
+
+def test_a_benchmark_measures_all_ways_and_draws_them(tmp_path: Path) -> None:
+    small: dict[str, Any] = {"sizes": ("2x1x1",), "steps": 8, "repeats": 2, "threads": False}
+    rows = benchmark.main(benchmark.Args(**small, out=tmp_path / "found.json"))
+    assert json.loads((tmp_path / "found.json").read_text()) == rows
+    names = [row["name"] for row in rows]
+    assert names[0] == "synchronous, fused"
+    assert names[1::2] == [name.replace("event by event", "emulate") for name in names[2::2]]
+    assert all(0 < row["slowest"] <= row["steps_per_second"] <= row["fastest"] for row in rows)
+    (axes,) = benchmark.plot(rows).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == names
+    assert (tmp_path / "found.png").stat().st_size > 10_000
 
 
 def test_accelerators_are_measured_from_memory_to_speed(tmp_path: Path) -> None:

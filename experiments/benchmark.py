@@ -170,7 +170,7 @@ def plot(rows: list[dict[str, Any]]) -> Any:
         axes.invert_yaxis()
         axes.set_xlim(0, 1.15 * high.max())
         axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e3:,.0f}k")
-        axes.set_xlabel("environment steps per second (median, extremes)")
+        axes.set_xlabel("env steps/s (median, extremes)")
         axes.set_title(f"{size}; numbers: / {of_size[0]['name']}", fontsize=7, loc="left")
     return picture
 

@@ -79,7 +79,8 @@ def check_least(least: int, **arguments: Any) -> None:
 
 
 def check_int32(**arguments: Any) -> None:
-    """Raises ValueError for a whole number that is given and too large to number states, versions or workers by."""
+    """Raises TypeError or ValueError for what is no whole number, or too large to number states or versions by."""
+    check_whole(**arguments)
     for name, value in arguments.items():
         if value is not None and int(value) >= 2**31:
             raise ValueError(f"{name}={value!r}: use at most {2**31 - 1}, the largest int32.")

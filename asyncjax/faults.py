@@ -74,7 +74,6 @@ def laggard(num_updates: int, num_workers: int, bound: int) -> Schedule:
     """
     _check_bound(bound)
     check_given(num_workers=num_workers)
-    check_whole(num_workers=num_workers)
     check_int32(num_workers=num_workers)
     if num_workers < 2:
         raise ValueError(f"num_workers={num_workers}: besides the laggard there is at least one worker.")
@@ -492,7 +491,6 @@ def _ceil(x: float) -> float:
 
 def _check_bound(bound: int) -> None:
     check_given(bound=bound)
-    check_whole(bound=bound)
     check_int32(bound=bound)
     if bound < 0:
         raise ValueError(f"bound={bound}: staleness is at least 0.")

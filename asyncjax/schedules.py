@@ -147,7 +147,6 @@ def fixed_delay(num_updates: int, delay: int, num_workers: int = 1) -> Schedule:
       (array([0, 0, 0, 1, 2], dtype=int32), array([0, 1, 2, 2, 2], dtype=int32))
     """
     check_given(delay=delay)
-    check_whole(delay=delay)
     check_int32(delay=delay)
     if delay < 0:
         raise ValueError(f"delay={delay}: a read can not come from the future; use a delay of at least 0.")

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 
 import asyncjax as aj
-from benchmark import KEY, summary, timed
+from benchmark import KEY, in_turns, summary, timed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,18 +69,13 @@ def speed(args: Args, envs: int) -> dict[str, float]:
         "waves": timed(lambda: aj.emulate(method, schedules["waves"], KEY)),
         "event by event": timed(lambda: aj.emulate(method, schedules["event by event"], KEY, width=1)),
     }
-    first = {name: program() for name, program in run.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in run}
-    for _ in range(args.repeats):
-        for name, program in run.items():
-            seconds[name].append(program())
+    seconds = in_turns(run, args.repeats, f"{envs} environments")
     steps = envs * args.unroll
     speeds = {name: summary(counts[name] * steps, seconds[name])["steps_per_second"] for name in run}
     ratio = speeds["waves"] / speeds["event by event"]
     print(
         f"{envs} environments x {args.unroll} steps: {speeds['waves']:,.0f} steps/s in waves,"
-        f" {speeds['event by event']:,.0f} event by event, ratio {ratio:.1f}; first runs"
-        f" {first['waves']:.1f} s and {first['event by event']:.1f} s",
+        f" {speeds['event by event']:,.0f} event by event, ratio {ratio:.1f}",
         flush=True,
     )
     return {**speeds, "ratio": ratio}

@@ -70,19 +70,24 @@ def measure(args: Args, size: str) -> list[dict[str, Any]]:
     workers, envs, unroll = (int(part) for part in size.split("x"))
     updates = max(1, args.steps // (envs * unroll * workers)) * workers
     steps = updates * envs * unroll
-    programs, seconds = dict(ways(args, workers, envs, unroll, updates)), {}
-    for name, program in programs.items():
-        start = time.perf_counter()
-        program()
-        seconds[name] = []
-        print(f"\r\033[K{size}: {name}, first run {time.perf_counter() - start:.1f} s", end="", flush=True)
-    for _ in range(args.repeats):
-        for name, program in programs.items():
-            seconds[name].append(program())
-    print("\r\033[K", end="")
+    seconds = in_turns(dict(ways(args, workers, envs, unroll, updates)), args.repeats, size)
     rows = [{"size": size, "name": name, **summary(steps, values)} for name, values in seconds.items()]
     show(size, rows)
     return rows
+
+
+def in_turns(programs: dict[str, Callable[[], float]], repeats: int, what: str) -> dict[str, list[float]]:
+    """The seconds of programs that were run once before, to compile, and then take turns."""
+    for name, program in programs.items():
+        start = time.perf_counter()
+        program()
+        print(f"\r\033[K{what}: {name}, first run {time.perf_counter() - start:.1f} s", end="", flush=True)
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(repeats):
+        for name, program in programs.items():
+            seconds[name].append(program())
+    print("\r\033[K", end="")
+    return seconds
 
 
 def ways(args: Args, workers: int, envs: int, unroll: int, updates: int) -> Iterator[tuple[str, Callable[[], float]]]:

@@ -168,8 +168,7 @@ def watch(method: Method, names: Sequence[str]) -> Method:
 
     def apply(shared: Any, messages: PyTree, stale: Stale) -> tuple[Any, Metrics]:
         own, data = messages if carried or carries else (messages, messages)
-        passed = messages if carried else own
-        after, metrics = apart(method.apply, stale.staleness[0] >= 0, shared, passed, stale)
+        after, metrics = apart(method.apply, stale.staleness[0] >= 0, shared, messages if carried else own, stale)
         update = Update(method, shared, after, own, stale, data)
         with jax.numpy_dtype_promotion("standard"):  # norms are of parameters that may have several dtypes
             return after, {**metrics, **{name: MEASURES[name](update) for name in names}}

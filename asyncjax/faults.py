@@ -1,27 +1,24 @@
 """Faults and adversaries: schedules edited or made to hurt. From a file: `schedules.load`, edit, run.
 
-A schedule is read as a stream of events, reads and hand-ins. Edits drop events or move them in time, and what update
-consumes what message, read when, follows from the new order. So an edited schedule is realizable where the source was,
-and an edit by nothing gives the source back. Times are seconds, and updates where a schedule has no times. Workers
-wait as long as they did in the source: where they waited for each other, at a barrier or a bound, make a new schedule
-from service times instead of editing the times of an old one. Where messages waited and their workers went on, as
-under `eta`, edits of times are refused, and what others leave need not be realizable in its sense.
+A schedule is read as a stream of events, reads and hand-ins (`asyncjax.events`). Edits drop events or move
+them in time, and what update consumes what message, read when, follows from the new order. So an edited
+schedule is realizable where the source was, and an edit by nothing gives the source back. Times are seconds,
+and updates where a schedule has no times. Workers wait as long as they did in the source: where they waited
+for each other, at a barrier or a bound, make a new schedule from service times instead of editing the times
+of an old one. Where messages waited and their workers went on, as under `eta`, edits of times are refused,
+and what others leave need not be realizable in its sense.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 
 from asyncjax.checks import check_given, check_int32, check_key, check_whole
-from asyncjax.schedules import Schedule, check, is_realizable, round_robin, sequential, successive
-
-Finish = Callable[[int, float, float], float]
-"""(worker, begin, end without the fault) -> end with it."""
-
+from asyncjax.events import after_own_message, chosen, retime, schedule_of, stream_of
+from asyncjax.schedules import Schedule, check, round_robin, sequential
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Adversaries
@@ -105,7 +102,7 @@ def maximal_delay(schedule: Schedule, bound: int) -> Schedule:
     _check_bound(bound)
     schedule = check(schedule)
     earliest = (
-        _after_own_message(np.asarray(schedule.worker).ravel()).reshape(schedule.worker.shape) // schedule.group_size
+        after_own_message(np.asarray(schedule.worker).ravel()).reshape(schedule.worker.shape) // schedule.group_size
     )
     updates = np.arange(schedule.num_updates)[:, None]
     read = np.maximum(earliest, updates - bound).astype(np.int32)
@@ -129,7 +126,7 @@ def drop(schedule: Schedule, worker: int | Sequence[int], start: float = 0.0, st
       A Schedule of the messages that are left.
 
     Raises:
-      TypeError: a worker that is no whole number.
+      TypeError: a worker that is no whole number, or a time that is no number.
       ValueError: a worker that the schedule does not have.
 
     Example:
@@ -137,10 +134,11 @@ def drop(schedule: Schedule, worker: int | Sequence[int], start: float = 0.0, st
       >>> aj.faults.drop(aj.schedules.round_robin(6, num_workers=3), worker=1).worker.ravel()
       array([0, 2, 0, 2], dtype=int32)
     """
-    stream = _stream(schedule)
+    _check_seconds(start=start, stop=stop)
+    stream = stream_of(schedule)
     lost = np.isin(stream.worker, _workers(schedule, worker)) & (stream.end >= start) & (stream.end < stop)
     before = np.concatenate([[0], np.cumsum(~lost)])  # kept messages before position p
-    return _schedule(_chosen(stream, ~lost, jax.tree.map(lambda p: before[p], stream.position)))
+    return schedule_of(chosen(stream, ~lost, jax.tree.map(lambda p: before[p], stream.position)))
 
 
 def slow(schedule: Schedule, factor: float | Sequence[float]) -> Schedule:
@@ -157,6 +155,7 @@ def slow(schedule: Schedule, factor: float | Sequence[float]) -> Schedule:
       A Schedule; it ends where a worker's recorded jobs are used up.
 
     Raises:
+      TypeError: what is no number.
       ValueError: factors that are not positive and finite, or neither one nor one for each worker; or a schedule that
         is not realizable, in which messages waited while their workers went on (`eta`), or whose reads are torn.
 
@@ -167,13 +166,15 @@ def slow(schedule: Schedule, factor: float | Sequence[float]) -> Schedule:
       >>> bool(abs(share - 0.25) < 0.05)
       True
     """
-    factors = np.asarray(factor, np.float64)
+    factors = np.asarray(factor)
+    if factors.dtype.kind not in "iuf":
+        raise TypeError(f"factor={factor!r}: give a number, or one for each of the {schedule.num_workers} workers.")
     if not np.all((factors > 0) & np.isfinite(factors)) or factors.shape not in {(), (schedule.num_workers,)}:
         raise ValueError(
             f"factor={factor}: give a positive number, or one for each of the {schedule.num_workers} workers."
         )
     factors = np.broadcast_to(factors, schedule.num_workers)
-    return _retime(schedule, lambda w, begin, end: end + (factors[w] - 1) * (end - begin))
+    return retime(schedule, lambda w, begin, end: end + (factors[w] - 1) * (end - begin))
 
 
 def pause(schedule: Schedule, worker: int | Sequence[int], start: float, stop: float = np.inf) -> Schedule:
@@ -189,7 +190,7 @@ def pause(schedule: Schedule, worker: int | Sequence[int], start: float, stop: f
       A Schedule; it ends where a worker's recorded jobs are used up.
 
     Raises:
-      TypeError: a worker that is no whole number.
+      TypeError: a worker that is no whole number, or a time that is no number.
       ValueError: a pause that does not end after it starts, or a worker that the schedule does not have; or a schedule
         that is not realizable, in which messages waited while their workers went on (`eta`), or whose reads are torn.
 
@@ -200,6 +201,7 @@ def pause(schedule: Schedule, worker: int | Sequence[int], start: float, stop: f
       >>> paused.worker.ravel(), paused.staleness().ravel()
       (array([0, 0, 1, 0, 1, 0], dtype=int32), array([0, 0, 2, 1, 1, 1], dtype=int32))
     """
+    _check_seconds(start=start, stop=stop)
     if not start < stop:
         raise ValueError(f"start={start}, stop={stop}: a pause ends after it starts.")
     paused = set(_workers(schedule, worker))
@@ -208,7 +210,7 @@ def pause(schedule: Schedule, worker: int | Sequence[int], start: float, stop: f
         hit = w in paused and begin < stop and end > start
         return end + (stop - max(start, begin)) if hit else end
 
-    return _retime(schedule, finish)
+    return retime(schedule, finish)
 
 
 def bursts(schedule: Schedule, period: float) -> Schedule:
@@ -234,7 +236,7 @@ def bursts(schedule: Schedule, period: float) -> Schedule:
       ([1.0, 1.5, 2.0, 3.0, 3.0, 4.0], [2.0, 2.0, 4.0, 4.0, 6.0])
     """
     _check_positive(period=period)
-    return _retime(schedule, lambda w, begin, end: float(period * _ceil(end / period)))
+    return retime(schedule, lambda w, begin, end: float(period * _ceil(end / period)))
 
 
 def storms(schedule: Schedule, key: jax.Array, calm: float, storm: float, factor: float) -> Schedule:
@@ -270,7 +272,7 @@ def storms(schedule: Schedule, key: jax.Array, calm: float, storm: float, factor
         raise ValueError(f"factor={factor}: in a storm work takes longer; use a factor of at least 1.")
     if factor == 1:
         return schedule  # which rounding, below, would not always give back
-    expected = float(factor * _stream(schedule).end.max(initial=0.0) / (calm + storm))  # at most
+    expected = float(factor * stream_of(schedule).end.max(initial=0.0) / (calm + storm))  # at most
     if not expected < 1e8:
         raise ValueError(
             f"calm={calm}, storm={storm}, factor={factor}: {expected:.3g} storms in this schedule are too many; make"
@@ -285,7 +287,7 @@ def storms(schedule: Schedule, key: jax.Array, calm: float, storm: float, factor
     def finish(w: int, begin: float, end: float) -> float:
         return float(np.interp(np.interp(begin, edges, done) + (end - begin), done, edges))
 
-    return _retime(schedule, finish)
+    return retime(schedule, finish)
 
 
 def permute(schedule: Schedule, permutation: Sequence[int]) -> Schedule:
@@ -306,8 +308,8 @@ def permute(schedule: Schedule, permutation: Sequence[int]) -> Schedule:
       >>> aj.faults.permute(aj.schedules.round_robin(4, num_workers=3), [2, 0, 1]).worker.ravel()
       array([2, 0, 1, 2], dtype=int32)
     """
-    if sorted(permutation) != list(range(schedule.num_workers)):
-        raise ValueError(f"permutation={list(permutation)}: name each worker 0 to {schedule.num_workers - 1} once.")
+    if sorted(np.ravel(permutation).tolist(), key=str) != sorted(range(schedule.num_workers), key=str):
+        raise ValueError(f"permutation={permutation}: name each worker 0 to {schedule.num_workers - 1} once.")
     return schedule._replace(worker=np.asarray(permutation, np.int32)[np.asarray(schedule.worker)])
 
 
@@ -335,145 +337,6 @@ def stretch(schedule: Schedule, factor: float) -> Schedule:
     return schedule._replace(**{name: None if t is None else factor * np.asarray(t) for name, t in times.items()})
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The stream of events
-
-
-class _Stream(NamedTuple):
-    """A schedule as the order of its events; message m is the m-th that is handed in.
-
-    Attributes:
-      worker: Int[M].
-      position: Int[M], how many messages had been handed in when this one's view was read, at most m; a tree of such
-        arrays where reads were torn.
-      begin: Float[M], when it was read.
-      end: Float[M], when its job ended.
-      counted: Float[M], when it was handed in, and applied where it completes a group; never falls.
-      group_size: G.
-      timed: whether the source had times.
-    """
-
-    worker: np.ndarray
-    position: Any
-    begin: np.ndarray
-    end: np.ndarray
-    counted: np.ndarray
-    group_size: int
-    timed: bool
-
-
-def _stream(schedule: Schedule) -> _Stream:
-    schedule = check(schedule)
-    worker, group_size = np.asarray(schedule.worker).ravel(), schedule.group_size
-    timed = schedule.begin is not None and schedule.end is not None
-    begin, end = (np.asarray(x, np.float64).ravel() if timed else np.empty(0) for x in (schedule.begin, schedule.end))
-    counted = end.copy()
-    if timed and schedule.time is not None:
-        counted[group_size - 1 :: group_size] = schedule.time
-    counted = np.maximum.accumulate(counted)
-    # Where in a group's arrivals a version was read, its time says, and that a worker reads after it has handed in.
-    after_own = _after_own_message(worker)
-    if not is_realizable(schedule) or _went_on(after_own, begin, end, counted):
-        after_own = np.zeros(worker.size, np.int64)
-    seen = np.searchsorted(counted, begin, side="right") if timed else np.zeros(worker.size, np.int64)
-
-    def place(read: np.ndarray) -> np.ndarray:
-        first = read.ravel().astype(np.int64) * group_size
-        return np.clip(seen, np.maximum(first, after_own), first + group_size - 1)
-
-    position = jax.tree.map(place, schedule.read)
-    oldest = np.min(np.stack(jax.tree.leaves(position)), axis=0)
-    if not timed:
-        end = (np.arange(worker.size) + 1.0) / group_size
-        return _Stream(worker, position, oldest / group_size, end, end, group_size, False)
-    # Measured times may contradict the order by some microseconds; the order is what happened.
-    earliest = np.where(oldest > 0, counted[np.maximum(oldest - 1, 0)], -np.inf)
-    return _Stream(worker, position, np.clip(begin, earliest, counted[oldest]), end, counted, group_size, True)
-
-
-def _schedule(stream: _Stream) -> Schedule:
-    """The updates that whole groups of the stream's messages make."""
-    shape = (len(stream.worker) // stream.group_size, stream.group_size)
-
-    def grouped(x: np.ndarray) -> np.ndarray:
-        return x[: shape[0] * shape[1]].reshape(shape)
-
-    worker = grouped(stream.worker)
-    read = jax.tree.map(lambda p: grouped((p // stream.group_size).astype(np.int32)), stream.position)
-    if not stream.timed:
-        return Schedule(worker, read)
-    return Schedule(worker, read, grouped(stream.counted)[:, -1].copy(), grouped(stream.begin), grouped(stream.end))
-
-
-def _retime(schedule: Schedule, finish: Finish) -> Schedule:
-    """The schedule if jobs ended when `finish` says. It ends where a worker's recorded jobs are used up."""
-    if not is_realizable(schedule):
-        raise ValueError(
-            "This schedule reads versions that no worker with one job at a time could have read, so its jobs have no"
-            " durations: use a realizable one, or drop, permute and maximal_delay, which need none."
-        )
-    stream = _stream(schedule)
-    if _went_on(_after_own_message(stream.worker), stream.begin, stream.end, stream.counted):
-        raise ValueError(
-            "In this schedule messages waited while their workers went on, as eta makes them, and how long they would"
-            " wait now it does not say: make a new one from service times, or drop, permute and stretch this one."
-        )
-    if not isinstance(stream.position, np.ndarray):
-        raise ValueError(
-            "This schedule has torn reads, and when each part was read is not recorded: use atomic publication, or"
-            " drop, permute and stretch, which need no such times."
-        )
-    shift, free = np.zeros(schedule.num_workers), np.zeros(schedule.num_workers)
-    begin, end, counted = stream.begin.copy(), stream.end.copy(), stream.counted.copy()
-    for m, w in enumerate(stream.worker.tolist()):
-        begin[m] = max(begin[m] + shift[w], free[w])  # equal but for rounding where the worker did not wait
-        end[m] = finish(w, begin[m], end[m] + shift[w])
-        shift[w] = end[m] - stream.end[m]
-        waited = counted[m] > stream.end[m]  # for the updates before its own, as long as it did
-        free[w] = counted[m] = counted[m] + shift[w] if waited else end[m]
-    # Who has handed in its last message was at work on another one when the record ended.
-    last = stream.counted.max(initial=0.0)
-    in_flight = [finish(w, free[w], last + shift[w]) if np.isfinite(free[w]) else np.inf for w in range(len(free))]
-    horizon = min(in_flight, default=0.0)
-    return _schedule(_sorted(stream._replace(begin=begin, end=end, counted=counted), horizon))
-
-
-def _sorted(stream: _Stream, horizon: float) -> _Stream:
-    """The stream in the order of its times; at equal times the old order holds."""
-    count = np.arange(len(stream.worker))
-    time = np.concatenate([stream.counted, stream.begin])
-    order = np.lexsort((np.concatenate([2 * count + 1, 2 * stream.position]), time))
-    handed_in = np.cumsum(order < len(count))  # messages handed in up to each event
-    position = np.empty(2 * len(count), np.int64)
-    position[order] = handed_in
-    kept = order[order < len(count)]
-    kept = kept[(stream.counted[kept] <= horizon) & np.isfinite(stream.counted[kept])]
-    return _chosen(stream, kept, position[len(count) :])
-
-
-def _chosen(stream: _Stream, kept: np.ndarray, position: Any) -> _Stream:
-    """These messages, whose views were read at these positions."""
-    worker, begin, end, counted = (x[kept] for x in (stream.worker, stream.begin, stream.end, stream.counted))
-    position = jax.tree.map(lambda p: p[kept], position)
-    return stream._replace(worker=worker, position=position, begin=begin, end=end, counted=counted)
-
-
-def _after_own_message(worker: np.ndarray) -> np.ndarray:
-    """Int[M]: the messages handed in up to and with the worker's previous one, 0 for its first."""
-    earlier, later = successive(worker)
-    after = np.zeros(worker.size, np.int64)
-    after[later] = earlier + 1
-    return after
-
-
-def _went_on(after_own: np.ndarray, begin: np.ndarray, end: np.ndarray, counted: np.ndarray) -> bool:
-    """Whether a worker was at its next job before its message was handed in, for more than clocks are wrong by."""
-    if not begin.size:
-        return False
-    handed_in = np.where(after_own > 0, counted[np.maximum(after_own - 1, 0)], -np.inf)
-    return bool(np.any(begin + 0.1 * (end - begin) < handed_in))
-
-
 def _workers(schedule: Schedule, worker: int | Sequence[int]) -> list[int]:
     workers = np.atleast_1d(np.asarray(worker))
     for one in workers.tolist():
@@ -494,6 +357,12 @@ def _check_bound(bound: int) -> None:
     check_int32(bound=bound)
     if bound < 0:
         raise ValueError(f"bound={bound}: staleness is at least 0.")
+
+
+def _check_seconds(**arguments: float) -> None:
+    for name, value in arguments.items():
+        if np.asarray(value).dtype.kind not in "iuf" or np.ndim(value) or np.isnan(value):
+            raise TypeError(f"{name}={value!r}: give a number, in seconds.")
 
 
 def _check_positive(**arguments: float) -> None:

@@ -230,6 +230,10 @@ def test_a_recorded_trace_file_can_be_edited(tmp_path: Path) -> None:
         (lambda s: faults.storms(s, 7, 1.0, 1.0, 2.0), r"key=7 is no random key"),  # type: ignore[arg-type]
         (lambda s: faults.slow(s, [1.0, 2.0]), "one for each of the 3 workers"),
         (lambda s: faults.slow(s, 0.0), "factor=0.0: give a positive number"),
+        (lambda s: faults.slow(s, "2"), "factor='2': give a number, or one for each of the 3 workers"),  # type: ignore[arg-type]
+        (lambda s: faults.pause(s, 0, "1"), "start='1': give a number, in seconds"),  # type: ignore[arg-type]
+        (lambda s: faults.drop(s, 0, stop=np.nan), "stop=nan: give a number, in seconds"),
+        (lambda s: faults.permute(s, None), "permutation=None: name each worker 0 to 2 once"),  # type: ignore[arg-type]
         (lambda s: faults.pause(s, 0, 3.0, 2.0), "a pause ends after it starts"),
         (lambda s: faults.bursts(s, -1.0), "period=-1.0"),
         (lambda s: faults.storms(s, KEY, 1.0, 1.0, 0.5), "factor=0.5: in a storm work takes longer"),

@@ -21,6 +21,7 @@ from asyncjax.distributions import Categorical, Gaussian, gumbel, normal
 from asyncjax.environment import Box, Discrete, Environment, Step
 from asyncjax.method import Metrics, Policy, PyTree
 from asyncjax.rollout import Rollout, Trajectory, in_one_batch, init_rollout, next_values, unroll
+from asyncjax.threefry import drawn
 
 WATCHED = 64  # observations of a message on which telemetry compares policies: some percent of a large update
 
@@ -92,9 +93,9 @@ def make_agent(
 
     def init(key: jax.Array) -> PyTree:
         init_key, reset_key = jax.random.split(key)
-        observation, carry = env.reset(reset_key)[1], initial_carry()
+        observation, carry = drawn(env.reset, reset_key)[1], initial_carry()
         inputs = (carry, observation) if has_memory(carry) else (observation,)
-        params = net.init(init_key, *inputs)
+        params = drawn(net.init, init_key, *inputs)
         output = (head_shape(env), ())
         expected = (jax.tree.map(jnp.shape, carry), output) if has_memory(carry) else output
         networks.check_output(net, expected, params, *inputs)

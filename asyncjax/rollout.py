@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from asyncjax.checks import is_key
 from asyncjax.environment import Environment
 from asyncjax.method import Metrics
-from asyncjax.threefry import rolled, unrolled
+from asyncjax.threefry import drawn, rolled, unrolled
 
 PyTree = Any
 Act = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree, PyTree]]
@@ -72,7 +72,7 @@ def init_rollout(env: Environment, key: jax.Array, num_envs: int, carry: PyTree 
       carry: one environment's memory at the start of an episode.
     """
     key, reset_key = jax.random.split(key)
-    env_state, observation = jax.vmap(env.reset)(jax.random.split(reset_key, num_envs))
+    env_state, observation = drawn(jax.vmap(env.reset), jax.random.split(reset_key, num_envs))
     carry = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_envs, *jnp.shape(x))), carry)
     zeros = jnp.zeros(num_envs, jnp.float32)
     return Rollout(key, env_state, observation, carry, zeros, zeros)

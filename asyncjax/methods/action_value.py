@@ -30,6 +30,7 @@ from asyncjax.methods.target_network import TargetView, with_target_network
 from asyncjax.networks import check_module, check_output
 from asyncjax.q_networks import q_network
 from asyncjax.rollout import Rollout, Trajectory, in_one_batch, init_rollout, next_values, unroll
+from asyncjax.threefry import drawn
 
 Value = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 Data = tuple[Trajectory, jax.Array]  # a segment, and the actions chosen in its bootstrap observations
@@ -136,8 +137,8 @@ def action_value_method(
 
     def init_params(key: jax.Array) -> PyTree:
         init_key, reset_key = jax.random.split(key)
-        observation = env.reset(reset_key)[1]
-        params = net.init(init_key, observation)
+        observation = drawn(env.reset, reset_key)[1]
+        params = drawn(net.init, init_key, observation)
         check_output(net, (num_actions,), params, observation)
         return params
 

@@ -233,11 +233,9 @@ def clipped(
     if max_grad_norm is None:
         return grads, norm
     limit = jnp.asarray(max_grad_norm, norm.dtype)
-
-    def shortened(g: jax.Array) -> jax.Array:
-        return jnp.where(norm < limit, g, g / norm.astype(g.dtype) * limit.astype(g.dtype))
-
-    return jax.tree.map(shortened, grads), norm
+    within = norm < limit
+    divisor, factor = jnp.where(within, jnp.ones_like(norm), norm), jnp.where(within, jnp.ones_like(limit), limit)
+    return jax.tree.map(lambda g: g / divisor.astype(g.dtype) * factor.astype(g.dtype), grads), norm
 
 
 def mean(messages: PyTree, stale: Stale) -> PyTree:

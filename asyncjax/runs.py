@@ -86,7 +86,12 @@ def load(path: PathLike) -> Run:
     path = Path(path)
     if not (path / "config.json").is_file():
         raise ValueError(f"{path} holds no run: there is no config.json. Give the directory that a run printed.")
-    config, versions = (_read_json(path / name) for name in ("config.json", "versions.json"))
+    config = read_json(path / "config.json")
+    if "argv" in config:
+        raise ValueError(
+            f"{path} is a sweep, not a run: it goes on with `python experiments/sweep.py --resume {path}`."
+        )
+    versions = read_json(path / "versions.json")
     return Run(path, config, versions, columns(read_rows(path)), schedule_parts.load(path))
 
 
@@ -98,7 +103,8 @@ def read_rows(path: PathLike) -> list[Row]:
     return [_parsed(line, f"{file}, line {i}") for i, line in enumerate(lines[:-1], 1) if line]
 
 
-def _read_json(file: Path) -> Any:
+def read_json(file: Path) -> Any:
+    """What a JSON file of a run directory holds; raises ValueError where it is missing or damaged."""
     if not file.is_file():
         raise ValueError(f"{file} is missing: the run directory is not complete; bring the file back from a copy.")
     return _parsed(file.read_text(), str(file))
@@ -164,7 +170,9 @@ def _matches(pattern: PathLike) -> list[Run]:
     """The runs that a pattern names, sorted; a path without a wildcard has to be one."""
     if not glob.has_magic(os.fspath(pattern)):
         return [load(pattern)]
-    return [load(path) for path in sorted(glob.glob(os.fspath(pattern))) if (Path(path) / "config.json").is_file()]
+    paths = [Path(path) for path in sorted(glob.glob(os.fspath(pattern)))]
+    files = ("config.json", "versions.json")  # a sweep's directory has but the first of them
+    return [load(path) for path in paths if all((path / name).is_file() for name in files)]
 
 
 def _table(run: Run) -> dict[str, Any]:
@@ -179,35 +187,47 @@ def _table(run: Run) -> dict[str, Any]:
 
 def create(path: Path) -> None:
     """Makes a new run directory, or raises ValueError with the reason and a way out."""
+    make_directory(path, "run directory", "--run-dir")
+    if any(file.name not in _BEFORE_CONFIG for file in path.iterdir()):  # else its run was killed as it began
+        raise ValueError(
+            f"The run directory {path} exists and is not empty: continue its run with --resume {path},"
+            " or choose another directory with --run-dir."
+        )
+
+
+def make_directory(path: Path, what: str, option: str) -> None:
+    """Makes a directory and tries it: raises ValueError, with the option that names another, where it is no use."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if any(file.name not in _BEFORE_CONFIG for file in path.iterdir()):  # else its run was killed as it began
-            raise ValueError(
-                f"The run directory {path} exists and is not empty: continue its run with --resume {path},"
-                " or choose another directory with --run-dir."
-            )
         probe = path / ".probe"
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise ValueError(
-            f"The run directory {path} can not be written ({error.strerror}): choose another one with --run-dir."
+            f"The {what} {path} can not be written ({error.strerror}): choose another one with {option}."
         ) from error
 
 
-def check_config(path: Path, config: Mapping[str, Any], may_differ: Iterable[str] = ()) -> None:
-    """Raises ValueError unless `config` is the one recorded in the run directory."""
-    for name, saved in differences(path, config).items():
-        if name not in may_differ:
-            raise ValueError(
-                f"{path} is a run of another configuration: {name} is {saved!r} there and {config.get(name)!r} here."
-                f" Give {name}={saved!r}, or choose another run directory."
-            )
+def check_config(
+    path: Path, config: Mapping[str, Any], may_differ: Iterable[str] = (), file: str = "config.json"
+) -> None:
+    """Raises ValueError unless `config` is the one recorded in the run directory, in this file."""
+    found = changes(read_json(path / file), config)
+    others = [name for name in found if name not in may_differ]
+    for name in sorted(others, key=("method", "env").__contains__, reverse=True):  # before what is tuned for them
+        raise ValueError(
+            f"{path} is a run of another configuration: {name} is {found[name]!r} there and {config.get(name)!r} here."
+            f" Give {name}={found[name]!r}, or choose another run directory."
+        )
 
 
 def differences(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """What a run directory's configuration has otherwise than this one: name -> the recorded value."""
-    saved = _read_json(path / "config.json")
+    return changes(read_json(path / "config.json"), config)
+
+
+def changes(saved: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a recorded configuration has otherwise than this one: name -> the recorded value."""
     given = json.loads(json.dumps(dict(config)))  # tuples are lists there
     return {name: saved.get(name) for name in {**saved, **given} if saved.get(name) != given.get(name)}
 

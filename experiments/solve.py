@@ -11,46 +11,50 @@ continues from its last checkpoint with --resume.
 
 from __future__ import annotations
 
+import inspect
 import json
 import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import asyncjax as aj
-from asyncjax import files
+from asyncjax import files, runs
+from asyncjax.checks import check_least, nearest
 from asyncjax.mdp import AnyMDP
 from asyncjax.solvers import Progress, Solution
 from asyncjax.solvers.solution import Certifies
 from asyncjax.solvers.solve import Backend, MethodName
+from train import exit_code
 
 Grid = tuple[int, int]
 
 _PEAK_UNIT = 2**30 if sys.platform == "darwin" else 2**20  # getrusage counts bytes on macOS, KiB on Linux
 
-# name -> size -> (problem, height and width if its states are cells)
-PROBLEMS: dict[str, Callable[[int], tuple[AnyMDP, Grid | None]]] = {
-    "frozen_lake_4x4": lambda _: (aj.mdp.frozen_lake("4x4"), (4, 4)),
-    "frozen_lake_8x8": lambda _: (aj.mdp.frozen_lake("8x8"), (8, 8)),
-    "grid": lambda n: (aj.mdp.grid_world((n or 20, n or 20)), (n or 20, n or 20)),
-    "sutton_barto": lambda _: (aj.mdp.sutton_barto(), (5, 5)),
-    "two_state": lambda _: (aj.mdp.two_state(), None),
-    "forest": lambda n: (aj.mdp.forest(n or 3), None),
-    "garnet": lambda n: (aj.mdp.garnet(0, n or 10_000, 6, 8), None),
-    "hashed_garnet": lambda n: (aj.mdp.hashed_garnet(0, n or 10_000, 4, 5), None),
-    "corridor": lambda n: (aj.mdp.corridor(n or 20), None),
-    "cycle": lambda n: (aj.mdp.cycle(n or 20), None),
-    "random_walk": lambda n: (aj.mdp.random_walk(n or 5), None),
-    "machine_replacement": lambda n: (aj.mdp.machine_replacement(n or 10), None),
-    "inventory": lambda n: (aj.mdp.inventory(n or 3), None),
-    "mountain_car": lambda n: (aj.mdp.tabulate(aj.mdp.mountain_car(n or 51, n or 51)), (n or 51, n or 51)),
-    "perishable_inventory": lambda n: (aj.mdp.perishable_inventory(n or 2), None),
+# name -> (problem, height and width if its states are cells), a function of its size, where it has one
+PROBLEMS: dict[str, Callable[..., tuple[AnyMDP, Grid | None]]] = {
+    "frozen_lake_4x4": lambda: (aj.mdp.frozen_lake("4x4"), (4, 4)),
+    "frozen_lake_8x8": lambda: (aj.mdp.frozen_lake("8x8"), (8, 8)),
+    "grid": lambda n=20: (aj.mdp.grid_world((n, n)), (n, n)),
+    "sutton_barto": lambda: (aj.mdp.sutton_barto(), (5, 5)),
+    "two_state": lambda: (aj.mdp.two_state(), None),
+    "forest": lambda n=3: (aj.mdp.forest(n), None),
+    "garnet": lambda n=10_000: (aj.mdp.garnet(0, n, 6, 8), None),
+    "hashed_garnet": lambda n=10_000: (aj.mdp.hashed_garnet(0, n, 4, 5), None),
+    "corridor": lambda n=20: (aj.mdp.corridor(n), None),
+    "cycle": lambda n=20: (aj.mdp.cycle(n), None),
+    "random_walk": lambda n=5: (aj.mdp.random_walk(n), None),
+    "machine_replacement": lambda n=10: (aj.mdp.machine_replacement(n), None),
+    "inventory": lambda n=3: (aj.mdp.inventory(n), None),
+    "mountain_car": lambda n=51: (aj.mdp.tabulate(aj.mdp.mountain_car(n, n)), (n, n)),
+    "perishable_inventory": lambda n=2: (aj.mdp.perishable_inventory(n), None),
 }
+MAY_DIFFER = ("max_seconds", "checkpoint_every", "directory", "resume")  # the last two are in older arguments.json
 
 
 @dataclass
@@ -60,7 +64,8 @@ class Arguments:
     mdp: str = "frozen_lake_8x8"
     """A problem by name, or an .npz file: reward, successor, probability, or reward and transition [A, S, S]."""
     size: int = 0
-    """Its size, where it has one: states, or the side of the grid; perishable_inventory: days of useful life."""
+    """Its size, where it has one: states, or the side of the grid; perishable_inventory: days of useful life. 0 is the
+    problem's default."""
     discount: float = 0.99
     """Discount."""
     method: MethodName = "modified_policy_iteration"
@@ -76,28 +81,26 @@ class Arguments:
     checkpoint_every: float = 30.0
     """Seconds between checkpoints."""
     directory: Path | None = None
-    """Where results go; by default runs/solve-MDP-DISCOUNT-METHOD."""
-    resume: Path | None = None
-    """Continue the run in this directory, with its arguments; only --max-seconds is taken from the command line."""
+    """Where results go; by default runs/solve-MDP-DISCOUNT-METHOD, with what else is not the default."""
 
 
-def main(arguments: Arguments) -> None:
+@dataclass
+class Resume:
+    """Continues a run from its last checkpoint, with the arguments recorded there."""
+
+    resume: Path
+    """The directory of the run."""
+    max_seconds: float = float("inf")
+    """Stop after this time, with the bound that holds then."""
+
+
+def main(argv: list[str] | None = None) -> None:
     """Solves, shows and writes."""
-    directory, initial = arguments.directory, None
-    if arguments.resume is not None:
-        directory, limit = arguments.resume, arguments.max_seconds
-        arguments = read_arguments(directory)
-        arguments.max_seconds = limit
-        if (directory / "checkpoint.npz").exists():
-            initial = np.load(directory / "checkpoint.npz")["values"]
-    name = Path(arguments.mdp).stem
-    directory = directory or Path("runs") / f"solve-{name}-{arguments.discount}-{arguments.method}"
-    directory.mkdir(parents=True, exist_ok=True)
-    write_json(
-        directory / "arguments.json", {k: None if isinstance(v, Path) else v for k, v in asdict(arguments).items()}
-    )
+    arguments, directory, initial = parse(sys.argv[1:] if argv is None else argv)
     mdp, grid = load_problem(arguments.mdp, arguments.size)
+    name = Path(arguments.mdp).stem
     print(f"{name}: {mdp.num_states:,} states, {mdp.num_actions} actions, discount {arguments.discount}", flush=True)
+    watcher = Watcher(directory, arguments)
     solution = aj.solve(
         mdp,
         arguments.discount,
@@ -107,72 +110,113 @@ def main(arguments: Arguments) -> None:
         backend=arguments.backend,
         initial=initial,
         max_seconds=arguments.max_seconds,
-        callback=Watcher(directory, arguments.tolerance, arguments.checkpoint_every),
+        callback=watcher,
     )
+    watcher.begin()
     files.replace_arrays(directory / "checkpoint.npz", {"values": solution.values})
     files.replace_arrays(directory / "solution.npz", {"values": solution.values, "policy": solution.policy})
     summary = {k: v for k, v in solution._asdict().items() if k not in ("values", "policy")}
     write_json(directory / "summary.json", summary)
     if grid is not None:
-        draw(solution, grid, arguments.mdp, directory / "values.png")
+        draw(solution, mdp, grid, arguments.mdp, directory / "values.png")
     print_table(solution, directory)
+
+
+def parse(argv: list[str]) -> tuple[Arguments, Path, np.ndarray | None]:
+    """What to solve, where it is kept, and the values of a run that is continued."""
+    import tyro
+
+    if any(word.split("=")[0] == "--resume" for word in argv):
+        resume = tyro.cli(Resume, args=argv, description=__doc__)
+        arguments = replace(read_arguments(resume.resume), max_seconds=resume.max_seconds)
+        checkpoint = resume.resume / "checkpoint.npz"
+        return arguments, resume.resume, np.load(checkpoint)["values"] if checkpoint.exists() else None
+    arguments = tyro.cli(Arguments, args=argv, description=__doc__)
+    directory = arguments.directory or default_directory(arguments)
+    if (directory / "arguments.json").exists():  # another problem's solution would be lost
+        runs.check_config(directory, recorded(arguments), MAY_DIFFER, file="arguments.json")
+    return arguments, directory, None
+
+
+def default_directory(arguments: Arguments) -> Path:
+    """Named by what the solution depends on."""
+    usual = Arguments()
+    parts = [Path(arguments.mdp).stem, arguments.size or None, arguments.discount, arguments.method]
+    parts += [f"{arguments.tolerance:g}" if arguments.tolerance != usual.tolerance else None]
+    parts += [x for x, default in ((arguments.certifies, usual.certifies), (arguments.backend, None)) if x != default]
+    return Path("runs") / "-".join(["solve", *(str(part) for part in parts if part is not None)])
+
+
+def recorded(arguments: Arguments) -> dict[str, Any]:
+    """What arguments.json holds."""
+    return {name: value for name, value in asdict(arguments).items() if name != "directory"}
 
 
 def read_arguments(directory: Path) -> Arguments:
     """Those of an earlier run."""
     path = directory / "arguments.json"
     if not path.exists():
-        raise SystemExit(f"{directory} holds no arguments.json: --resume needs the directory of an earlier run.")
-    known = {field.name for field in fields(Arguments)}
-    return Arguments(**{name: value for name, value in json.loads(path.read_text()).items() if name in known})
+        raise ValueError(f"--resume {directory}: there is no arguments.json; give the directory of an earlier run.")
+    known = {field.name for field in fields(Arguments)} - {"directory"}
+    return Arguments(**{name: value for name, value in runs.read_json(path).items() if name in known})
 
 
 def load_problem(name: str, size: int) -> tuple[AnyMDP, Grid | None]:
     """A problem by name or from a file."""
-    if name in PROBLEMS:
-        return PROBLEMS[name](size)
-    if name.endswith(".npz") and Path(name).exists():
-        return aj.mdp.load(name), None
-    raise SystemExit(f"--mdp {name}: no such file, and no such problem; there are {', '.join(PROBLEMS)}.")
+    check_least(0, size=size)
+    sized = [known for known, make in PROBLEMS.items() if inspect.signature(make).parameters]
+    if name not in PROBLEMS and not (name.endswith(".npz") and Path(name).exists()):
+        hint = nearest(name, PROBLEMS, f"There are {', '.join(PROBLEMS)}.")
+        raise ValueError(f"--mdp {name}: no such file, and no such problem. {hint}")
+    if size and name not in sized:
+        raise ValueError(f"--size {size}: {name} has one size only; leave it out, or take one of {', '.join(sized)}.")
+    return PROBLEMS[name](*([size] if size else [])) if name in PROBLEMS else (aj.mdp.load(name), None)
 
 
 class Watcher:
-    """Prints where a long run stands, and writes checkpoints."""
+    """Prints where a long run stands, and writes checkpoints. The directory begins when solving does: see `begin`."""
 
-    def __init__(self, directory: Path, tolerance: float, checkpoint_every: float) -> None:
-        self.directory, self.tolerance, self.every = directory, tolerance, checkpoint_every
+    def __init__(self, directory: Path, arguments: Arguments) -> None:
+        self.directory, self.arguments, self.begun = directory, arguments, False
         self.printed = self.saved = time.perf_counter()
+
+    def begin(self) -> None:
+        """Makes the directory with its arguments: not earlier, as what `solve` refuses should leave nothing behind."""
+        if not self.begun:
+            self.begun = True
+            runs.make_directory(self.directory, "directory", "--directory")
+            write_json(self.directory / "arguments.json", recorded(self.arguments))
 
     def __call__(self, progress: Progress) -> None:
         """After every full residual."""
+        self.begin()
         now = time.perf_counter()
         if now - self.printed > 2:
             self.printed = now
-            text = f"{progress.sweeps:,} sweeps, bound {progress.bound:.2e} (goal {self.tolerance:.0e})"
+            text = f"{progress.sweeps:,} sweeps, bound {progress.bound:.2e} (goal {self.arguments.tolerance:.0e})"
             print(f"{progress.seconds:6.1f} s  {text}", flush=True)
-        if now - self.saved > self.every:
+        if now - self.saved > self.arguments.checkpoint_every:
             self.saved = now
             files.replace_arrays(self.directory / "checkpoint.npz", {"values": progress.values})
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Writes a JSON file."""
-    path.write_text(json.dumps(values, indent=2) + "\n")
+    files.replace(path, json.dumps(values, indent=2) + "\n")
 
 
-def draw(solution: Solution, grid: Grid, name: str, path: Path) -> None:
+def draw(solution: Solution, mdp: AnyMDP, grid: Grid, name: str, path: Path) -> None:
     """Values as colours; the policy as arrows, where the problem moves over a grid."""
     if name == "mountain_car":
         figure = aj.plotting.value_map(solution.values, grid, x_label="velocity", y_label="position")
     else:
-        figure = aj.plotting.value_map(solution.values, grid, solution.policy, ends(name, grid))
+        figure = aj.plotting.value_map(solution.values, grid, solution.policy, ends(mdp))
     figure.axes[0].set_title(f"{name}, {solution.method}\nerror at most {solution.bound:.1e}", fontsize=8)
     figure.savefig(path)
 
 
-def ends(name: str, grid: Grid) -> np.ndarray:
+def ends(mdp: AnyMDP) -> np.ndarray:
     """Bool[S]: cells in which nothing is to be decided."""
-    mdp, _ = load_problem(name, grid[0])
     assert isinstance(mdp, aj.MDP)
     return mdp.probability.sum(axis=(0, 1)) == 0
 
@@ -200,9 +244,4 @@ def print_table(solution: Solution, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    try:
-        main(tyro.cli(Arguments, description=__doc__))
-    except (ValueError, TypeError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+    sys.exit(exit_code(main, lambda error: ""))

@@ -265,6 +265,9 @@ def test_another_configuration_is_refused_by_name(tmp_path):
     record(tmp_path / "run")
     with pytest.raises(ValueError, match=r"learning_rate is 0\.1 there and 0\.2 here. Give learning_rate=0\.1"):
         Recorder(tmp_path / "run", {**CONFIG, "learning_rate": 0.2}, resume=True)
+    for name in ("env", "method"):  # not what is tuned for it, or what its method has
+        with pytest.raises(ValueError, match=f"{name} is None there and 'a' here"):
+            Recorder(tmp_path / "run", {"anneal_steps": 1, **CONFIG, "learning_rate": 1, name: "a"}, resume=True)
     Recorder(tmp_path / "run", {**CONFIG, "total_steps": 90}, resume=True).__exit__()
     with pytest.raises(ValueError, match=r"shared\.params is float32\[3\] there and float32\[5\] in this method"):
         runs.load(tmp_path / "run").restore(make_method(5))
@@ -419,6 +422,10 @@ def test_runs_become_one_table(tmp_path):
     for name in ("a", "b"):
         record(tmp_path / name)
     (tmp_path / "notes").mkdir()
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "config.json").write_text('{"argv": ["a3c"]}')
+    with pytest.raises(ValueError, match=r"is a sweep, not a run: .*sweep\.py --resume"):
+        runs.load(tmp_path / "sweep")
     table = runs.to_pandas(tmp_path / "*")
     assert len(table) == 12
     assert table["run"].unique().tolist() == [str(tmp_path / name) for name in ("a", "b")]

@@ -1,9 +1,11 @@
-"""The person in front of a run: live progress, and Ctrl-C at a moment when it does no harm."""
+"""The person in front of a run: live progress, and Ctrl-C or SIGTERM at a moment when it does no harm."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from asyncjax.runs import Row
@@ -106,30 +108,70 @@ def _unit(row: Row) -> str:
     return "steps" if "env_steps" in row else "updates"
 
 
-class Interruptible:
-    """A context in which Ctrl-C waits until `check` is called; a second Ctrl-C does not wait.
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came, which SLURM, Kubernetes and `timeout` send before they kill: Ctrl-C with another exit code."""
 
-    So a run stops between two chunks, when everything up to there is recorded.
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """A context in which SIGTERM raises `Terminated`, as Ctrl-C raises KeyboardInterrupt: once, as it may be repeated."""
+
+    def terminate(*_: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # `timeout` sends a second one to the group
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Interruptible:
+    """A context in which Ctrl-C and SIGTERM wait until `check` is called; a second Ctrl-C does not wait.
+
+    So a run stops between two chunks, when everything up to there is recorded. Once it is stopping, or `running` was
+    left, what is still written is not interrupted: who asked meanwhile has the KeyboardInterrupt when all is written.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked: type[KeyboardInterrupt] | None = None
+        self.writing = False
 
     def __enter__(self) -> Interruptible:
-        self.before = signal.signal(signal.SIGINT, self._ask)
+        self.before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        signal.signal(signal.SIGINT, self.before)
+    def __exit__(self, kind: Any = None, error: BaseException | None = None, traceback: Any = None) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        if self.asked is not None and error is None:
+            raise self.asked
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """A context within this one: what runs. After it only the rest is written."""
+        try:
+            yield
+        finally:
+            self.writing = True
 
     def check(self) -> None:
-        """Raises KeyboardInterrupt if it was asked for."""
-        if self.asked:
-            self.asked = False
-            raise KeyboardInterrupt
+        """Raises KeyboardInterrupt or `Terminated` if it was asked for."""
+        signal.signal(signal.SIGTERM, self._ask)  # Ray, which begins after this, has taken it
+        if self.asked is not None and not self.writing:
+            self._stop(self.asked)
 
-    def _ask(self, *_: Any) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        print("\nStopping at the end of this chunk; Ctrl-C again stops at once.", flush=True)
+    def _stop(self, asked: type[KeyboardInterrupt]) -> None:
+        self.writing = True
+        raise asked
+
+    def _ask(self, number: int, _: Any) -> None:
+        if self.writing:
+            print("\nWriting the rest; then this stops.", flush=True)
+        elif self.asked is None:
+            at_once = "Ctrl-C again stops at once" if number == signal.SIGINT else "Ctrl-C stops at once"
+            print(f"\nStopping at the end of this chunk; {at_once}.", flush=True)
+        elif number == signal.SIGINT:
+            self._stop(KeyboardInterrupt)
+        self.asked = self.asked or (Terminated if number == signal.SIGTERM else KeyboardInterrupt)

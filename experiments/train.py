@@ -4,6 +4,7 @@
     python experiments/train.py --resume RUN_DIR
 
 A run that was stopped in any way continues with --resume RUN_DIR (and --total-steps, to make it longer).
+Ctrl-C and SIGTERM stop it at the end of a chunk; the exit code is then 130 or 143.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from asyncjax.arguments import ONLY, Config, Plan
 from asyncjax.discipline import Discipline
 from asyncjax.environment import Environment
 from asyncjax.method import Method, Result
-from asyncjax.progress import Interruptible, Progress
+from asyncjax.progress import Interruptible, Progress, Terminated, terminable
 from asyncjax.recorder import Recorder
 
 
@@ -39,7 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     def command() -> None:
         train(*arguments.parse(sys.argv[1:] if argv is None else argv, __doc__), run_dir)
 
-    return exit_code(command, lambda error: continue_with(run_dir, error))
+    with terminable():
+        return exit_code(command, lambda error: continue_with(run_dir, error))
 
 
 def train(config: Config, path: Path, resumed: bool, run_dir: list[Path]) -> None:
@@ -76,7 +78,9 @@ def train(config: Config, path: Path, resumed: bool, run_dir: list[Path]) -> Non
         on_row=on_row,
     )
     run_dir.append(path)
-    begun = f", continued at {state.update * plan.steps:,} steps" if state else ""
+    begun = ", which has no checkpoint yet: it begins again" if resumed else ""
+    if state is not None:
+        begun = f", continued at {state.update * plan.steps:,} steps"
     workers = f"{config['num_workers']} workers, {config['engine']}"
     print(f"{config['method']} on {env.name}: {workers}, in {path}{begun}", flush=True)
     if tuned := commandline.describe_tuned(config["method"], config):
@@ -86,7 +90,7 @@ def train(config: Config, path: Path, resumed: bool, run_dir: list[Path]) -> Non
     if (annealed := config.get("anneal_steps")) and annealed < (total := config["total_steps"]):
         still = f"the step size is 0 from there to the end, at {total:,} steps"
         print(f"anneal_steps={annealed:,.0f}: {still}; --anneal-steps {total} would spread its fall.", flush=True)
-    with interruptible, recorder, progress, log or contextlib.nullcontext():
+    with interruptible, recorder, progress, log or contextlib.nullcontext(), interruptible.running():
         result = run(config, plan, method, keys[0], state=state, callback=recorder, chunk_size=config["log_every"])
     summarize(config, path, evaluation_returns(config, env, method, result, keys[2]))
     if config.get("animate"):
@@ -187,8 +191,9 @@ def exit_code(command: Callable[[], Any], advice: Callable[[BaseException], str]
     try:
         command()
     except KeyboardInterrupt as interrupt:
-        print("\nInterrupted." + advice(interrupt), file=sys.stderr)
-        return 130
+        terminated = isinstance(interrupt, Terminated)
+        print(f"\n{'Terminated' if terminated else 'Interrupted'}." + advice(interrupt), file=sys.stderr)
+        return 143 if terminated else 130
     except Exception as error:
         return explain(error, advice(error))
     return 0

@@ -20,7 +20,7 @@ import pytest
 import asyncjax as aj
 import train
 from asyncjax import arguments, commandline, runs, schedules, tuned
-from asyncjax.progress import Progress
+from asyncjax.progress import Interruptible, Progress, Terminated, terminable
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -97,17 +97,19 @@ def test_a_directory_without_a_schedule_is_told(tmp_path):
         arguments.load_schedule(tmp_path)
 
 
-def test_a_run_interrupted_resumed_and_made_longer(emulated, tmp_path, monkeypatch, capsys):
+def test_a_run_terminated_resumed_and_made_longer(emulated, tmp_path, monkeypatch, capsys):
     def interrupt(self, row):
         if row["update"] == 20:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
 
     path = tmp_path / "run"
     options = ("--engine", "emulate", "--service", "exponential", "--eval-episodes", "2")
     with monkeypatch.context() as patch:
         patch.setattr("asyncjax.progress.Progress.__call__", interrupt)
-        assert train.main(command(*options, run_dir=path)) == 130
-    assert f"python experiments/train.py --resume {path}" in capsys.readouterr().err
+        assert train.main(command(*options, run_dir=path)) == 143
+    assert f"Terminated.\nRecorded so far: {path}. Continue with: python experiments/train.py --resume {path}" in (
+        capsys.readouterr().err
+    )
     assert final_state(path).update == 20
     assert train.main(["--resume", str(path)]) == 0
     assert same(final_state(path).shared, final_state(emulated).shared)
@@ -126,6 +128,39 @@ def test_a_run_interrupted_resumed_and_made_longer(emulated, tmp_path, monkeypat
     assert same(schedules.cut(longer.schedule, 0, 50), reference.schedule)
     assert train.main(["--resume", str(path), "--total-steps", "400"]) == 2
     assert "longer, not shorter" in capsys.readouterr().err
+
+
+def test_who_stops_a_run_waits_for_the_chunk_and_then_for_the_rest(capsys):
+    with pytest.raises(Terminated), Interruptible() as interruptible, interruptible.running():
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # `timeout` sends two
+        interruptible.check()
+    with pytest.raises(KeyboardInterrupt), Interruptible() as interruptible:
+        with pytest.raises(KeyboardInterrupt), interruptible.running():
+            signal.raise_signal(signal.SIGINT)
+            assert "Stopping at the end of this chunk" in capsys.readouterr().out
+            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert capsys.readouterr().out == "\nWriting the rest; then this stops.\n"
+        interruptible.check()
+        written = True
+    assert written
+
+
+def test_ctrl_c_after_the_last_chunk_stops_when_the_rest_is_written_unless_that_fails():
+    with pytest.raises(KeyboardInterrupt), Interruptible() as interruptible:
+        with interruptible.running():
+            interruptible.check()
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(OSError, match="no space"), Interruptible() as interruptible:
+        signal.raise_signal(signal.SIGINT)
+        raise OSError("no space")
+
+
+def test_sigterm_before_the_run_begins_ends_the_command_too():
+    with terminable():
+        assert train.exit_code(lambda: signal.raise_signal(signal.SIGTERM), lambda error: "") == 143
+        signal.raise_signal(signal.SIGTERM)  # again, while it ends
 
 
 @pytest.mark.slow
@@ -234,13 +269,15 @@ def test_a_run_that_recorded_nothing_is_not_to_be_continued(tmp_path, monkeypatc
     assert "--resume" not in error
 
 
-def test_a_run_recorded_before_there_was_an_option_continues_with_its_default(emulated, tmp_path):
+def test_a_run_recorded_before_there_was_an_option_continues_with_its_default(emulated, tmp_path, capsys):
     path = shutil.copytree(emulated, tmp_path / "run")
     config = json.loads((path / "config.json").read_text())
     for name in ("eta", "max_restarts", "seed", "discount"):
         del config[name]
     (path / "config.json").write_text(json.dumps(config))
+    shutil.rmtree(path / "checkpoints")
     assert train.main(["--resume", str(path), "--total-steps", "480"]) == 0
+    assert f"in {path}, which has no checkpoint yet: it begins again" in capsys.readouterr().out.replace("\n", "")
     options = vars(arguments.Training()) | vars(arguments.Asynchrony()) | vars(arguments.Cluster())
     continued = runs.load(path).config
     assert {name: continued[name] for name in ("eta", "max_restarts", "seed")}.items() <= options.items()

@@ -114,7 +114,7 @@ class Terminated(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """A context in which SIGTERM raises `Terminated`, as Ctrl-C raises KeyboardInterrupt: once, as it may be repeated."""
+    """In this context SIGTERM raises `Terminated`, as Ctrl-C raises KeyboardInterrupt; repeated, it does nothing."""
 
     def terminate(*_: Any) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # `timeout` sends a second one to the group

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -130,31 +131,51 @@ def test_a_run_terminated_resumed_and_made_longer(emulated, tmp_path, monkeypatc
     assert "longer, not shorter" in capsys.readouterr().err
 
 
-def test_who_stops_a_run_waits_for_the_chunk_and_then_for_the_rest(capsys):
-    with pytest.raises(Terminated), Interruptible() as interruptible, interruptible.running():
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGTERM)  # `timeout` sends two
-        interruptible.check()
-    with pytest.raises(KeyboardInterrupt), Interruptible() as interruptible:
-        with pytest.raises(KeyboardInterrupt), interruptible.running():
-            signal.raise_signal(signal.SIGINT)
-            assert "Stopping at the end of this chunk" in capsys.readouterr().out
-            signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-        assert capsys.readouterr().out == "\nWriting the rest; then this stops.\n"
-        interruptible.check()
-        written = True
-    assert written
-
-
-def test_ctrl_c_after_the_last_chunk_stops_when_the_rest_is_written_unless_that_fails():
-    with pytest.raises(KeyboardInterrupt), Interruptible() as interruptible:
-        with interruptible.running():
+def test_sigterm_waits_for_the_end_of_the_chunk_however_often_it_comes():
+    def run():
+        with Interruptible() as interruptible, interruptible.running():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)  # `timeout` sends two
             interruptible.check()
+
+    with pytest.raises(Terminated):
+        run()
+
+
+def test_a_second_ctrl_c_does_not_wait_and_a_third_does_not_interrupt_what_is_written(capsys):
+    said = []
+
+    def run():
+        with Interruptible() as interruptible, contextlib.ExitStack() as recorder:
+            recorder.callback(write, interruptible)
+            with interruptible.running():
+                signal.raise_signal(signal.SIGINT)
+                said.append(capsys.readouterr().out)
+                signal.raise_signal(signal.SIGINT)
+
+    def write(interruptible):
         signal.raise_signal(signal.SIGINT)
-    with pytest.raises(OSError, match="no space"), Interruptible() as interruptible:
-        signal.raise_signal(signal.SIGINT)
-        raise OSError("no space")
+        interruptible.check()
+        said.append(capsys.readouterr().out)
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    at_once = "\nStopping at the end of this chunk; Ctrl-C again stops at once.\n"
+    assert said == [at_once, "\nWriting the rest; then this stops.\n"]
+
+
+@pytest.mark.parametrize("error", [None, OSError("no space")])
+def test_ctrl_c_after_the_last_chunk_stops_when_the_rest_is_written_unless_that_fails(error):
+    def run():
+        with Interruptible() as interruptible:
+            with interruptible.running():
+                interruptible.check()
+            signal.raise_signal(signal.SIGINT)
+            if error is not None:
+                raise error
+
+    with pytest.raises(KeyboardInterrupt if error is None else OSError):
+        run()
 
 
 def test_sigterm_before_the_run_begins_ends_the_command_too():

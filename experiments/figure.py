@@ -1,23 +1,26 @@
-"""What the figure scripts share: one command that runs, keeps the data, draws and reports; small networks."""
+"""What the figure scripts share: arguments that are checked, a command that runs, draws and reports; small networks."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import flax.linen as nn
 import jax
 import numpy as np
 
+from asyncjax import files, runs
+from asyncjax.checks import check_choice, check_positive
 from asyncjax.environment import Discrete, Environment
 from asyncjax.networks import MLP, ActorCritic
 from asyncjax.q_networks import QNetwork
 from asyncjax.statistics import bootstrap_interval, middle_half
-from train import prepare_jax
+from train import exit_code, prepare_jax
 
 Arrays = dict[str, np.ndarray]
 ACTION_VALUES = ("one_step_q", "one_step_sarsa", "n_step_q")
@@ -49,6 +52,41 @@ class Common(Output):
     """Folder for finished programs' data, so that a run that was stopped continues; for equal arguments only."""
 
 
+def start(main: Callable[[Any], Any], kind: type, description: str | None) -> NoReturn:
+    """A script from its command line to its exit code: what is wrong with an argument is told in a sentence."""
+    import tyro
+
+    arguments = tyro.cli(kind, description=description)
+    sys.exit(exit_code(lambda: main(arguments), lambda error: ""))
+
+
+def check(args: Any, zero: Sequence[str] = (), **choices: Iterable[str]) -> None:
+    """Raises ValueError, before anything runs, unless all numbers are positive and all names are known.
+
+    Args:
+      args: a script's arguments, each one value or several.
+      zero: of the numbers that may be 0.
+      **choices: argument -> the names that there are.
+    """
+    for field in dataclasses.fields(args):
+        name, value = field.name, getattr(args, field.name)
+        if value == () != field.default:
+            raise ValueError(f"{name}=(): give at least one.")
+        for one in value if isinstance(value, tuple) else (value,):
+            if name in choices:
+                check_choice(choices[name], **{name: one})
+            elif isinstance(one, (int, float)) and not isinstance(one, bool) and not (name in zero and one == 0):
+                check_positive(**{name: one})
+
+
+def check_sizes(sizes: Sequence[str]) -> None:
+    """Raises ValueError for a size that is not workers x environments x steps, such as 16x64x20."""
+    for size in sizes:
+        parts = size.split("x")
+        if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts):
+            raise ValueError(f"sizes={size!r}: give workers x environments x steps, such as 16x64x20.")
+
+
 def command(
     name: str,
     args: Any,
@@ -69,15 +107,17 @@ def command(
     """
     if args.quick:
         args, name = dataclasses.replace(args, **small), f"{name}-quick"
-    args.results.mkdir(parents=True, exist_ok=True)
+    runs.make_directory(args.results, "folder", "--results")
     path = args.results / name
+    if args.redraw and not Path(f"{path}.npz").is_file():
+        raise ValueError(f"--redraw: there is no {path}.npz; run the command without it first, or change --results.")
     if not args.redraw:
         start = time.perf_counter()
         prepare_jax(args.compilation_cache)
         with quickly_compiled() if args.quick else contextlib.nullcontext():
             arrays = run(args)
         seconds = np.array(time.perf_counter() - start)
-        np.savez_compressed(f"{path}.npz", **arrays, seconds=seconds)  # type: ignore[arg-type]
+        files.replace_arrays(f"{path}.npz", {**arrays, "seconds": seconds}, compressed=True)
     with np.load(f"{path}.npz") as file:
         arrays = dict(file)
     plot(arrays).savefig(f"{path}.png")

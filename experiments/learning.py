@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 import asyncjax as aj
-from asyncjax import commandline, plotting, statistics
+from asyncjax import commandline, files, plotting, runs, statistics
 from asyncjax.checks import check_counts
 from asyncjax.sweeps import summaries
 from asyncjax.sweeps.batch_progress import BatchProgress
@@ -63,6 +63,7 @@ class Learning:
     only."""
 
 
+WHERE = ("results", "label", "keep")  # of which what is found does not depend
 COUNTS = ("num_workers", "group_size", "total_steps", "seeds", "eval_episodes", "points")
 Args = dict[str, Any]  # the options of `Learning` and of the method, by name
 
@@ -70,11 +71,15 @@ Args = dict[str, Any]  # the options of `Learning` and of the method, by name
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Runs all seeds, prints the summary, and writes NAME.json and NAME.png."""
     method, args = commandline.parse(sys.argv[1:] if argv is None else argv, "learning.py", __doc__, learning=Learning)
-    outcome = run(method, args)
+    check_counts(**{name: args[name] for name in COUNTS})
     name = "-".join(x for x in (method, args["env"], args["engine"], args["label"]) if x)
     results: Path = args["results"]
-    results.mkdir(parents=True, exist_ok=True)
-    (results / f"{name}.json").write_text(json.dumps({k: np.asarray(v).tolist() for k, v in outcome.items()}))
+    runs.make_directory(results, "folder", "--results")
+    arguments = {name: value for name, value in args.items() if name not in WHERE}
+    check_replaced(results / f"{name}.json", arguments)
+    outcome = run(method, args)
+    found = {k: np.asarray(v).tolist() for k, v in outcome.items()}
+    files.replace(results / f"{name}.json", json.dumps({**found, "arguments": arguments}))
     title = f"{method}, {args['engine']}"
     plotting.learning_curve({title: (outcome["steps"], outcome["returns"])}).savefig(results / f"{name}.png")
     middle, low, high = (float(x[0]) for x in statistics.interquartile_mean(outcome["evaluation"][:, None]))
@@ -88,9 +93,21 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     return outcome
 
 
+def check_replaced(path: Path, arguments: Args) -> None:
+    """Raises ValueError where the file is of a run with other arguments; that with fewer seeds may be replaced."""
+    before = runs.read_json(path).get("arguments") if path.exists() else None
+    if before is None:  # also where an earlier version wrote the file
+        return
+    for name, value in runs.changes(before, arguments).items():
+        if name != "seeds" or value > arguments["seeds"]:
+            raise ValueError(
+                f"{path} has what another run found: {name} is {value!r} there and {arguments.get(name)!r} here."
+                " Give this one a --label, or another folder with --results."
+            )
+
+
 def run(name: str, args: Args) -> dict[str, Any]:
     """Evaluation returns Float[S], the curve's steps Float[L] and returns Float[S, L], staleness and seconds."""
-    check_counts(**{name: args[name] for name in COUNTS})
     env = commandline.make_env_from(args["env"], args["env_params"])
     method = commandline.build(commandline.factories()[name], env, args)
     per_update = commandline.steps_per_message(env, args) * args["group_size"]

@@ -227,6 +227,8 @@ def print_table(solution: Solution, directory: Path) -> None:
     from rich.table import Table
 
     table = Table(show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")  # the directory as a whole
     met = "met" if solution.converged else "NOT met: stopped by rounding or --max-seconds"
     for label, value in (
         ("method", solution.method),

@@ -12,22 +12,22 @@ prints the numbers.
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
+from functools import partial
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
 import asyncjax as aj
+import figure
 from asyncjax.panels import COLOURS, COLUMN, new_figure
+from figure import Arrays
 
-Arrays = dict[str, np.ndarray]
-KEY = jax.random.key(0)
 WAYS = ("barrier", "asynchronous")
 
 
 @dataclasses.dataclass(frozen=True)
-class Args:
+class Args(figure.Output):
     """What to run."""
 
     problem: Literal["garnet", "grid"] = "garnet"
@@ -48,25 +48,15 @@ class Args:
     """How many times as long a straggling job takes, or every job of the slow worker."""
     probability: float = 0.05
     """The chance that a job straggles."""
-    results: Path = Path("results")
-    """Folder for the data and the picture."""
-    quick: bool = False
-    """A small problem, a few delays and team sizes: seconds instead of a minute."""
 
 
 def main(args: Args) -> Arrays:
     """Runs, prints the numbers, and writes NAME.npz and NAME.png."""
+    figure.check(args, zero=("delays", "probability"))
     if args.quick:
         small = {"num_states": 64, "discount": 0.9, "delays": (0, 4, 16), "team_sizes": (1, 4, 16)}
         args = dataclasses.replace(args, **small)
-    arrays = run(args)
-    args.results.mkdir(parents=True, exist_ok=True)
-    path = args.results / f"value_iteration-{args.problem}"
-    np.savez_compressed(path.with_suffix(".npz"), **arrays)  # type: ignore[arg-type]
-    plot(args, arrays).savefig(path.with_suffix(".png"))
-    print(report(args, arrays))
-    print(f"\n{path.with_suffix('.png')}")
-    return arrays
+    return figure.command(f"value_iteration-{args.problem}", args, {}, run, partial(plot, args), partial(report, args))
 
 
 def services(args: Args, num_workers: int) -> dict[str, aj.service.Service]:
@@ -96,7 +86,7 @@ def run(args: Args) -> Arrays:
         method = aj.value_iteration(mdp, args.discount, reference=exact)
 
         def errors(schedule: aj.Schedule) -> np.ndarray:
-            return np.asarray(aj.emulate(method, schedule, KEY).metrics["error"])
+            return np.asarray(aj.emulate(method, schedule, figure.key()).metrics["error"])
 
         jacobi = errors(aj.schedules.barrier(sweeps, 1))  # the same for every team: blocks do not matter to it
         reached = int(updates_until(jacobi, args.tolerance))
@@ -111,7 +101,7 @@ def run(args: Args) -> Arrays:
             size, wait = (num_workers, "next_version") if barrier else (1, "never")
             patience = args.slowdown if name == "slow worker" else 4  # as long as the barrier takes, and more
             updates = reached + 1 if barrier else int(patience * reached * num_workers)
-            schedule = aj.schedules.from_service_times(service, updates, num_workers, KEY, size, wait=wait)
+            schedule = aj.schedules.from_service_times(service, updates, num_workers, figure.key(), size, wait=wait)
             assert schedule.time is not None
             return np.asarray(schedule.time), jacobi[:updates] if barrier else errors(schedule)
 
@@ -214,7 +204,7 @@ def row(name: str, values: np.ndarray, digits: int) -> str:
 
 def plot(args: Args, arrays: Arrays) -> Any:
     """Four panels: error under fixed delays, their cost, error against virtual time, speed-up."""
-    figure, grid = new_figure(2, 2, size=(2 * COLUMN[0], 2 * COLUMN[1] + 0.4))
+    picture, grid = new_figure(2, 2, size=(2 * COLUMN[0], 2 * COLUMN[1] + 0.4))
     draw_delays(grid[0, 0], args, arrays)
     draw_cost(grid[0, 1], args, arrays)
     draw_times(grid[1, 0], args, arrays)
@@ -222,7 +212,7 @@ def plot(args: Args, arrays: Arrays) -> Any:
     for axes in (grid[0, 0], grid[0, 1], grid[1, 1]):
         axes.legend(frameon=False, fontsize=6, handlelength=3)
     grid[1, 0].legend(frameon=False, fontsize=6, ncols=2, loc="upper right", handlelength=1.8, columnspacing=1)
-    return figure
+    return picture
 
 
 def draw_delays(axes: Any, args: Args, arrays: Arrays) -> None:
@@ -280,6 +270,4 @@ def draw_speed_up(axes: Any, args: Args, arrays: Arrays) -> None:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    main(tyro.cli(Args, description=__doc__))
+    figure.start(main, Args, __doc__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import json
 import math
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import strategies as st
 
 import asyncjax as aj
+import curves
 import learning
 import spaces
 import sweep
@@ -187,10 +189,25 @@ def test_threads_that_are_stopped_go_on_with_the_seeds_that_are_missing(
         learning.main(["a3c", *sized])
     first = learning.main(["a3c", *sized, "--seeds", "1"])
     assert len(begun) == 2
+    with pytest.raises(ValueError, match=r"num_workers is 8 there and 4 here.*--label"):
+        learning.main(["a3c", *sized, "--num-workers", "4"])
+    assert json.loads((tmp_path / "a3c-Catch-bsuite-threads.json").read_text())["evaluation"] == list(
+        first["evaluation"]
+    )
+    assert curves.load(tmp_path)["Catch-bsuite"]["a3c"]["threads"].staleness == first["staleness"]
     both = learning.main(["a3c", *sized])
     assert len(begun) == 3
     assert both["evaluation"][0] == first["evaluation"][0]
     assert both["returns"].shape[0] == 2
+    with pytest.raises(ValueError, match="seeds is 2 there and 1 here"):
+        learning.main(["a3c", *sized, "--seeds", "1"])
+
+
+def test_what_can_not_be_kept_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning, "run", lambda *_: pytest.fail("it ran"))
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"The folder .* can not be written .*--results"):
+        learning.main(["a3c", "--results", str(tmp_path / "file" / "results")])
 
 
 def test_the_pictures_of_other_shapes() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hypothesis
@@ -293,7 +295,7 @@ def test_rtdp_is_right_where_an_optimal_policy_goes_and_nowhere_else() -> None:
 # -- the study ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_study_keeps_to_the_bounds_and_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_study_keeps_to_the_bounds_and_draws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "experiments"))
     import value_iteration as study
 
@@ -308,6 +310,15 @@ def test_the_study_keeps_to_the_bounds_and_draws(monkeypatch: pytest.MonkeyPatch
     for name in study.services(args, args.num_workers):
         assert np.isfinite(study.compared(args, arrays, name)).all()
     assert len(study.plot(args, arrays).axes) == 4
+    # And from the command: --quick leaves the data of the whole study alone.
+    monkeypatch.setattr(study, "run", lambda args: arrays)
+    monkeypatch.setattr(study, "plot", lambda args, arrays: SimpleNamespace(savefig=lambda path: None))
+    monkeypatch.setattr(study, "report", lambda args, arrays: "")
+    study.main(dataclasses.replace(args, quick=True, results=tmp_path / "new"))
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["value_iteration-garnet-quick.npz"]
+    monkeypatch.setattr(study, "run", lambda args: pytest.fail("it ran"))
+    with pytest.raises(ValueError, match=r"can not be written .*--results"):
+        study.main(dataclasses.replace(args, results=tmp_path / "new" / "value_iteration-garnet-quick.npz" / "no"))
 
 
 # -- arguments ---------------------------------------------------------------------------------------------------------

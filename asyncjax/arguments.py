@@ -18,6 +18,7 @@ from asyncjax.adapters.host import check_compiled
 from asyncjax.discipline import Discipline
 from asyncjax.environment import Environment
 from asyncjax.schedules import Schedule
+from asyncjax.tuned import tuned
 
 SERVICES: dict[str, Callable[[float], service.Service]] = {
     "constant": service.constant,
@@ -164,6 +165,7 @@ def defaults(*kinds: type) -> Config:
     return {field.name: field.default for kind in kinds for field in dataclasses.fields(kind)}
 
 
+REAL = ("threads", "ray")  # engines whose workers make the schedule
 # The options that one engine has and others do not.
 ONLY = {"threads": ("num_threads", "publication"), "ray": ("address", "num_processes", "max_restarts")}
 LEAST = {
@@ -176,8 +178,11 @@ LEAST = {
 }
 
 
-def check_options(config: Config) -> None:
-    """Raises ValueError for what would be found out late, or would have no effect; before anything is written."""
+def check_options(config: Config, resumed: bool = False) -> None:
+    """Raises ValueError for what would be found out late, or would have no effect; before anything is written.
+
+    A resumed run's may have options without effect: it was recorded when they were accepted.
+    """
     for name, least in LEAST.items():
         value = config[name]
         if value is not None and not value >= least:
@@ -193,6 +198,25 @@ def check_options(config: Config) -> None:
                 raise ValueError(
                     f"{name}={config[name]!r} is of another engine: use --engine {engine}, or leave it out."
                 )
+    if not resumed:
+        check_effects(config)
+
+
+def check_effects(config: Config) -> None:
+    """Raises ValueError for options of the asynchrony that others leave without effect."""
+    usual, recommended = defaults(Asynchrony), tuned(config["method"], config["env"])
+
+    def refuse(names: tuple[str, ...], why: str) -> None:
+        for name in names:
+            if config[name] not in (usual[name], recommended.get(name, usual[name])):  # so it was asked for
+                raise ValueError(f"{name}={config[name]!r} would have no effect: {why}, or leave it out.")
+
+    if config["engine"] in REAL:
+        if config["service"] is None:
+            refuse(("service_mean",), "workers sleep only with --service; choose a model")
+    elif config["schedule"] is not None:
+        names = (*Discipline._fields, "service", "service_mean")
+        refuse(names, "who comes when is in the recorded schedule; leave out --schedule")
 
 
 class Plan(NamedTuple):
@@ -211,7 +235,7 @@ class Plan(NamedTuple):
 
 def make_plan(config: Config, env: Environment, key: jax.Array) -> Plan:
     """The plan of a run; raises ValueError where the options do not go together."""
-    real, recorded = config["engine"] in ("threads", "ray"), config["schedule"]
+    real, recorded = config["engine"] in REAL, config["schedule"]
     per_message = commandline.steps_per_message(env, config)
     if config["engine"] == "emulate":
         check_compiled(env)

@@ -16,7 +16,7 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def train(config: Config, path: Path, resumed: bool, run_dir: list[Path]) -> None:
     """One run, from its configuration to its summary."""
-    arguments.check_options(config)
+    arguments.check_options(config, resumed)
     prepare_jax(config["compilation_cache"])
     # Of the run, the schedule and the evaluation; one program splits them and takes them apart.
     keys = jax.jit(lambda key: tuple(jax.random.split(key, 3)))(jax.random.key(config["seed"]))
@@ -83,18 +83,28 @@ def train(config: Config, path: Path, resumed: bool, run_dir: list[Path]) -> Non
         begun = f", continued at {state.update * plan.steps:,} steps"
     workers = f"{config['num_workers']} workers, {config['engine']}"
     print(f"{config['method']} on {env.name}: {workers}, in {path}{begun}", flush=True)
-    if tuned := commandline.describe_tuned(config["method"], config):
-        print(f"Tuned for {env.name}:{tuned}", flush=True)
-    if config.get("schedule") and (others := arguments.describe_recorded(config)):
-        print(f"The schedule was recorded with {others}: with the same this run would repeat that one.", flush=True)
-    if (annealed := config.get("anneal_steps")) and annealed < (total := config["total_steps"]):
-        still = f"the step size is 0 from there to the end, at {total:,} steps"
-        print(f"anneal_steps={annealed:,.0f}: {still}; --anneal-steps {total} would spread its fall.", flush=True)
+    for note in notes(config, plan):
+        print(note, flush=True)
     with interruptible, recorder, progress, log or contextlib.nullcontext(), interruptible.running():
         result = run(config, plan, method, keys[0], state=state, callback=recorder, chunk_size=config["log_every"])
     summarize(config, path, evaluation_returns(config, env, method, result, keys[2]))
     if config.get("animate"):
         print(animation.animate(method, env, result.shared, keys[2], path / "policy.gif"))
+
+
+def notes(config: Config, plan: Plan) -> Iterator[str]:
+    """What the user may not expect of the run that begins."""
+    if tuned := commandline.describe_tuned(config["method"], config):
+        yield f"Tuned for {config['env']}:{tuned}"
+    if config.get("schedule") and (others := arguments.describe_recorded(config)):
+        yield f"The schedule was recorded with {others}: with the same this run would repeat that one."
+    planned = config["total_steps"]
+    total = min(planned, plan.num_updates * plan.steps)  # a plan is rounded up, and a recorded schedule may be shorter
+    if total < planned:
+        yield f"The schedule ends at {total:,} steps, and the run with it: before total_steps={planned:,}."
+    if (annealed := config.get("anneal_steps")) and annealed < total:
+        still = f"the step size is 0 from there to the end, at {total:,} steps"
+        yield f"anneal_steps={annealed:,.0f}: {still}; --anneal-steps {total} would spread its fall."
 
 
 def run(config: Config, plan: Plan, method: Method, key: jax.Array, **common: Any) -> Result:

@@ -227,6 +227,7 @@ def test_ctrl_c_on_threads_leaves_a_checkpoint_to_resume(tmp_path):
         ("--group-size 3 --wait next_version", "group_size=3"),
         ("--schedule missing.npz --engine replay", "schedule=missing.npz: there is no such file"),
         ("--publication leaf --engine emulate", "use --engine threads"),
+        ("--service-mean 0.5", "service_mean=0.5 would have no effect: workers sleep only with --service; choose"),
         ("--schedule missing.npz", "use --engine emulate or replay"),
         ("--resume nowhere", "nowhere holds no run"),
         ("--engine emulate --env gymnasium:CartPole-v1", "lives on the host"),
@@ -257,9 +258,30 @@ def test_a_failing_run_keeps_what_it_has_and_tells_why(tmp_path, capsys):
     assert runs.load(path).schedule is not None
 
 
-def test_a_step_size_that_ends_before_the_run_is_told(tmp_path, capsys):
-    assert train.main(command("--engine", "emulate", "--anneal-steps", "100", run_dir=tmp_path / "run")) == 0
-    assert "anneal_steps=100: the step size is 0 from there to the end" in capsys.readouterr().out
+def test_a_schedule_and_a_step_size_that_end_before_the_planned_steps_are_told():
+    config, *_ = arguments.parse(["a3c", "--engine=emulate", "--schedule=no.npz", "--total-steps=999999"], None)
+    notes = [list(train.notes(config, arguments.Plan(updates, 300, None)))[1:] for updates in (100, 1700, 3334)]
+    ends = "The schedule ends at {} steps, and the run with it: before total_steps=999,999."
+    zero = "anneal_steps=500,000: the step size is 0 from there to the end, at {:,} steps; --anneal-steps {} would"
+    assert [len(lines) for lines in notes] == [1, 2, 1]
+    assert [lines[0] for lines in notes[:2]] == [ends.format("30,000"), ends.format("510,000")]
+    assert notes[1][1].startswith(zero.format(510000, 510000))
+    assert notes[2][0].startswith(zero.format(999999, 999999))
+
+
+def test_options_that_a_recorded_schedule_leaves_without_effect_are_refused_in_a_new_run():
+    def config(*words):
+        return arguments.parse(["ppo", "--env", "Breakout-MinAtar", "--schedule", "no.npz", *words], None)[0]
+
+    emulate = ("--engine", "emulate")
+    arguments.check_options(config(*emulate))  # the group size that is tuned for it was not asked for
+    for option, value in {"group_size": 2, "wait": "next_version", "bound": 2, "eta": 1, "service": "pareto"}.items():
+        asked = config(*emulate, f"--{option.replace('_', '-')}", str(value))
+        with pytest.raises(ValueError, match=f"{option}={value!r} would have no effect: .*schedule"):
+            arguments.check_options(asked)
+        arguments.check_options(asked, resumed=True)  # as an earlier version recorded it
+    with pytest.raises(ValueError, match=r"service_mean=0\.5 would have no effect: .*schedule"):
+        arguments.check_options(config(*emulate, "--service-mean", "0.5"))
 
 
 def test_a_method_that_counts_no_steps_and_no_episodes_is_trained(tmp_path, monkeypatch, capsys):

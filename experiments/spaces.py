@@ -84,10 +84,7 @@ def choices_by_optuna(
 
     The sampler's seed is fixed: with the same values it asks for the same settings again.
     """
-    try:
-        import optuna  # pyright: ignore[reportMissingImports] - an extra
-    except ImportError as error:
-        raise ImportError('--optuna needs Optuna: pip install "asyncjax[sweep]".') from error
+    optuna = import_optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
     distributions = {name: _distribution(optuna.distributions, x) for name, x in space.items()}
@@ -100,6 +97,15 @@ def choices_by_optuna(
             study.tell(trial, None if failed else float(x), optuna.trial.TrialState.FAIL if failed else None)
         settings += asked
     return _none_twice(settings)
+
+
+def import_optuna() -> Any:
+    """Optuna, or the sentence that says how to get it."""
+    try:
+        import optuna  # pyright: ignore[reportMissingImports] - an extra
+    except ImportError as error:
+        raise ImportError('--optuna needs Optuna: pip install "asyncjax[sweep]".') from error
+    return optuna
 
 
 def _none_twice(settings: list[Setting]) -> list[Setting]:
@@ -127,7 +133,7 @@ def _range(specification: str, text: str, kind: Any) -> Range:
 
 
 def _values(specification: str, text: str, kind: Any) -> list[Any]:
-    return [_value(specification, part, kind) for part in text.split(",")]
+    return list(dict.fromkeys(_value(specification, part, kind) for part in text.split(",")))  # none twice
 
 
 def _value(specification: str, text: str, kind: Any) -> Any:

@@ -39,7 +39,7 @@ from asyncjax.cluster import connected
 from asyncjax.environment import Environment
 from asyncjax.panels import new_figure
 from asyncjax.sweeps import summaries
-from spaces import Range, Space, choices_by_optuna, choices_of, parse_space
+from spaces import Range, Space, choices_by_optuna, choices_of, import_optuna, parse_space
 from train import exit_code, prepare_jax
 
 
@@ -90,7 +90,7 @@ class Sweep:
     batch_cpus: float = 1.0
     """CPUs of its machine that a batch on Ray takes."""
     quick: bool = False
-    """A small size that takes seconds, to see whether everything works."""
+    """A small size that takes seconds, to see whether everything works; what else is given counts."""
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache directory, so that the next start is quicker."""
     directory: Path | None = None
@@ -111,15 +111,21 @@ Args = dict[str, Any]
 def main(argv: list[str] | None = None) -> aj.Table:
     """Runs the command line; prints the table, and writes it with its pictures."""
     argv = resumed(sys.argv[1:] if argv is None else argv)
-    method, args = commandline.parse(argv, "sweep.py", __doc__, sweep=Sweep)
-    args |= {name: min(args[name], value) for name, value in QUICK.items()} if args["quick"] else {}
+    method, args = commandline.parse(quickened(argv), "sweep.py", __doc__, sweep=Sweep)
     path = args.pop("directory") or Path("results") / f"sweep-{method}-{args['env']}"
     prepare_jax(args["compilation_cache"])
     table = run(method, args, path, argv)
-    save(table, args, path)
+    written = save(table, args, path)
     report(table, args)
-    print(f"{path}/table.csv, settings.png, curves.png")
+    print(f"{path}/{', '.join(written)}")
     return table
+
+
+def quickened(argv: list[str]) -> list[str]:
+    """The command with the small sizes of --quick before what it gives itself, of which the last counts."""
+    switches = [word for word in argv if word in ("--quick", "--no-quick")]
+    small = [f"--{name.replace('_', '-')}={value}" for name, value in QUICK.items()]
+    return [*argv[:1], *(small if switches[-1:] == ["--quick"] else ()), *argv[1:]]
 
 
 def resumed(argv: list[str]) -> list[str]:
@@ -158,6 +164,8 @@ def run(name: str, args: Args, path: Path, argv: list[str]) -> aj.Table:
         commandline.build(factory, env, {**args, **setting})  # in a program its checks do not see the values
     varied = {name: values for space in spaces.values() for name, values in space.items()}
     check_against(args["against"], varied)
+    if spaces["optuna"]:
+        import_optuna()
     record(path, {"method": name, "argv": argv, **args})
     sweep = sweep_of(factory, env, args, varied, path / "runs")
     # Connected once, as Optuna's choices are a sweep for each batch.
@@ -272,8 +280,8 @@ def report(table: aj.Table, args: Args) -> None:
         print(f"\n{table.text('evaluation', 'return')}")
 
 
-def save(table: aj.Table, args: Args, path: Path) -> None:
-    """Writes the table, the learning curves and the settings' evaluations."""
+def save(table: aj.Table, args: Args, path: Path) -> list[str]:
+    """Writes the table, the learning curves and, where they vary, the settings' evaluations; returns their names."""
     table.save(path / "table.csv")
     if importlib.util.find_spec("pyarrow"):
         table.save(path / "table.parquet")
@@ -282,7 +290,11 @@ def save(table: aj.Table, args: Args, path: Path) -> None:
     share = np.arange(1, points + 1) / points
     curves = {best.label(i): (share * args["total_steps"], y) for i, y in enumerate(best["return_curve"])}
     plotting.learning_curve(curves).savefig(path / "curves.png")
+    if not table.varied:
+        (path / "settings.png").unlink(missing_ok=True)  # an earlier command's
+        return ["table.csv", "curves.png"]
     draw_settings(table, "evaluation return").savefig(path / "settings.png")
+    return ["table.csv", "settings.png", "curves.png"]
 
 
 def draw_settings(table: aj.Table, label: str) -> Any:
@@ -298,8 +310,8 @@ def draw_settings(table: aj.Table, label: str) -> Any:
             middle[order], x=x, y=y, x_label=names[1].replace("_", " "), y_label=names[0].replace("_", " "),
             label=label, spread=((high - low) / 2)[order],
         )  # fmt: skip
-    figure, grid = new_figure(max(1, len(names)), 1, size=(3.4, 2.3 * max(1, len(names))))
-    for name, axes in zip(names, np.ravel(grid), strict=False):
+    figure, grid = new_figure(len(names), 1, size=(3.4, 2.3 * len(names)))
+    for name, axes in zip(names, np.ravel(grid), strict=True):
         values = [s[name] if isinstance(s[name], (int, float)) else str(s[name]) for s in table.settings]
         axes.errorbar(values, middle, (middle - low, high - middle), fmt="o", markersize=3, linewidth=0.8)
         positive = [v for v in values if isinstance(v, (int, float)) and v > 0]

@@ -6,7 +6,9 @@ import csv
 import importlib.util
 import json
 import math
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import hypothesis
@@ -19,6 +21,8 @@ import curves
 import learning
 import spaces
 import sweep
+from asyncjax import commandline
+from asyncjax.sweeps.batch_progress import BatchProgress
 from train import exit_code
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -116,6 +120,9 @@ def test_no_sample_is_twice() -> None:
     settings = spaces.choices_of({}, space, 50)
     assert len(settings) == 4
     assert len({tuple(setting.items()) for setting in settings}) == 4
+    assert spaces.parse_space(["learning_rate=1e-3,2e-3,0.001", "delay=0,0"], KINDS) == {
+        "learning_rate": [1e-3, 2e-3], "delay": [0],
+    }  # fmt: skip
 
 
 def test_values_have_the_types_of_their_options() -> None:
@@ -211,13 +218,49 @@ def test_what_can_not_be_kept_does_not_run(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_pictures_of_other_shapes() -> None:
-    """Samples of three names: a panel for each; of one setting a panel without a name."""
+    """Samples of three names: a panel for each."""
     rng = np.random.default_rng(0)
     names = [{"rate": 10.0**-i, "core": "gru" if i % 2 else None, "delay": i} for i in range(5)]
     values = {"evaluation": rng.normal(size=(5, 4))}
     assert len(sweep.draw_settings(aj.Table(names, range(4), values), "evaluation").axes) == 3
-    one = aj.Table(names[:1], range(4), {"evaluation": values["evaluation"][:1]})
-    assert len(sweep.draw_settings(one, "evaluation").axes) == 1
+
+
+def test_of_one_setting_there_is_no_picture_of_settings(tmp_path: Path) -> None:
+    values = {"evaluation": np.zeros((2, 4)), "return_curve": np.zeros((2, 4, 3))}
+    two = aj.Table([{"rate": 0.1, "delay": i} for i in range(2)], range(4), values)
+    one = aj.Table(two.settings[:1], range(4), {name: x[:1] for name, x in values.items()})
+    for table, names in ((two, ["table.csv", "settings.png", "curves.png"]), (one, ["table.csv", "curves.png"])):
+        assert sweep.save(table, {"total_steps": 9}, tmp_path) == names
+        assert {*names} == {path.name for path in tmp_path.iterdir()} - {"table.parquet"}
+
+
+def test_quick_sizes_are_defaults_that_the_command_overrides() -> None:
+    def parsed(*words: str) -> dict[str, Any]:
+        return commandline.parse(sweep.quickened(["a3c", *words]), "sweep.py", "", sweep=sweep.Sweep)[1]
+
+    usual, quick = parsed(), parsed("--quick")
+    assert {name: quick[name] for name in sweep.QUICK} == sweep.QUICK
+    assert {name for name in usual if usual[name] != quick[name]} == {"quick", *sweep.QUICK}
+    assert parsed("--total-steps", "10000", "--quick", "--seeds=4") == {**quick, "total_steps": 10_000, "seeds": 4}
+    assert parsed("--quick", "--no-quick") == usual
+
+
+def test_the_time_left_has_the_programs_that_are_to_be_compiled() -> None:
+    """12 runs in 4 programs of 10 s to compile and 2 s a run, after the first program."""
+    shown = BatchProgress(12, shown=False)
+    with shown:
+        shown.clock.close()
+        shown.clock = SimpleNamespace(seconds=10.0, close=lambda: None)  # type: ignore[assignment]
+        shown.programs = (1, 4)
+        shown.advance(3)
+        assert shown.seconds_left(shown.started + 16.0) == pytest.approx(9 * 2 + 3 * 10)
+
+
+def test_without_optuna_nothing_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ImportError, match="--optuna needs Optuna"):
+        sweep.main(["a3c", *TINY, "--optuna", "learning_rate=1e-4..1e-2", "--directory", str(tmp_path / "sweep")])
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 1, 0, 2]])

@@ -19,6 +19,9 @@ class BatchProgress:
       shown: False shows nothing.
       patience: seconds before anything is shown.
       between: where there is no terminal, a line at most every so many seconds.
+
+    Attributes:
+      programs: how many programs have begun, each of which is compiled then, and of how many.
     """
 
     def __init__(
@@ -29,6 +32,7 @@ class BatchProgress:
 
         self.console = Console()
         self.live = live(self.console)
+        self.programs: tuple[int, int] = (1, 1)
         self.total, self.done, self.before, self.between = total, done, done, between
         self.bar = progress.Progress(
             progress.TextColumn("{task.description}"),
@@ -69,10 +73,15 @@ class BatchProgress:
         now = time.perf_counter()
         if self.visible and not self.live and now - self.printed >= self.between:
             self.printed = now
-            running = now - self.started - self.clock.seconds
-            left = (self.total - self.done) * running / (self.done - self.before)
-            eta = f", eta {left:.0f} s" if self.done < self.total else ""
+            eta = f", eta {self.seconds_left(now):.0f} s" if self.done < self.total else ""
             print(f"{self.done} of {self.total} runs after {now - self.started:.0f} s{eta}", flush=True)
+
+    def seconds_left(self, now: float) -> float:
+        """For the runs that are left, at the pace of those that are done, and for compiling their programs."""
+        (begun, programs), compiling = self.programs, self.clock.seconds
+        running = now - self.started - compiling
+        left = (self.total - self.done) * running / (self.done - self.before)
+        return left + (programs - begun) * compiling / begun
 
     def _show(self) -> None:
         self.visible = True

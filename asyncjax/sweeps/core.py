@@ -130,7 +130,11 @@ def sweep(
     batches = recipe.batches(todo, batch_size, max_bytes)
     done = on_ray(arguments, batches, address, batch_cpus) if engine == "ray" else recipe.run(batches)
     with BatchProgress(len(runs), len(runs) - len(todo), progress) as shown, contextlib.closing(done):
+        # On Ray they are compiled elsewhere, side by side.
+        programs = list(recipe.groups(todo)) if engine == "emulate" else []
         for batch, values in done:
             store.add([(recipe.settings[i], seed) for i, seed in batch.runs], values)
+            if programs:
+                shown.programs = (programs.index(batch.group) + 1, len(programs))
             shown.advance(len(batch.runs))
     return store.table(recipe.settings, seeds)

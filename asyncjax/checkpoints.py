@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
+import re
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +39,11 @@ class Checkpoints:
         self._manager: Any = None
 
     def save(self, state: State) -> None:
-        """Writes the state, unless a checkpoint of this update is there already."""
+        """Writes the state, unless a checkpoint of this update is there already.
+
+        Raises:
+          OSError: it can not be written, as where the disk is full.
+        """
         import orbax.checkpoint as ocp
 
         if state.update in self.updates():
@@ -41,12 +51,21 @@ class Checkpoints:
         tree = _arrays({"shared": state.shared, "local": state.local, "views": list(state.views.values())})
         meta = {"versions": [int(v) for v in state.views], "time": float(state.time), "leaves": leaf_types(tree)}
         args = ocp.args.Composite(tree=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
-        self._open().save(int(state.update), args=args)
+        try:
+            with _told_once():
+                self._open().save(int(state.update), args=args)
+        except Exception as error:  # tensorstore's are ValueErrors
+            path = self.directory / str(state.update)
+            raise OSError(
+                f"The checkpoint {path} can not be written: {_cause(error)}. See to it that there is room for it; the"
+                " checkpoints before it are whole."
+            ) from error
 
     def keep_until(self, update: int) -> None:
-        """Deletes the checkpoints of later updates, which a run that goes on from this one drops."""
-        for later in [saved for saved in self.updates() if saved > update]:
-            shutil.rmtree(self.directory / str(later))
+        """Deletes what a run that goes on from this update drops: checkpoints of later ones, and unfinished ones."""
+        unfinished = self.directory.glob("*.orbax-checkpoint-tmp*")
+        for path in [*(self.directory / str(saved) for saved in self.updates() if saved > update), *unfinished]:
+            shutil.rmtree(path)
 
     def updates(self) -> list[int]:
         """The updates of which there are complete checkpoints, oldest first."""
@@ -118,6 +137,32 @@ class Checkpoints:
                 f" {saved.get(name, 'absent')} there and {wanted.get(name, 'absent')} in this method. Build the method"
                 " with the arguments in the run's config.json, or start a new run directory."
             )
+
+
+@contextlib.contextmanager
+def _told_once() -> Iterator[None]:
+    """A failed write raises an error: orbax need not log it for each thread, nor tensorstore print its open writes'."""
+    logger, hook = logging.getLogger("absl"), sys.unraisablehook
+    level = logger.level
+
+    def unraisable(what: Any) -> None:
+        if str(what.exc_value) != "Event loop is closed":
+            hook(what)
+
+    logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = unraisable
+    try:
+        yield
+        sys.unraisablehook = hook  # after a failure it stays: what was begun ends later
+    finally:
+        logger.setLevel(level)
+
+
+def _cause(error: Exception) -> str:
+    """The system's own words, where there are some; of a long sentence of tensorstore's by the number in it."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    words = os.strerror(int(code[1])) if code else getattr(error, "strerror", None)
+    return words or f"{error!r}".rstrip(".")
 
 
 def _arrays(tree: PyTree) -> PyTree:

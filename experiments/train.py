@@ -14,6 +14,7 @@ import gc
 import json
 import math
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -38,10 +39,24 @@ def main(argv: list[str] | None = None) -> int:
     run_dir: list[Path] = []  # known from the moment it exists
 
     def command() -> None:
-        train(*arguments.parse(sys.argv[1:] if argv is None else argv, __doc__), run_dir)
+        config, path, resumed = arguments.parse(sys.argv[1:] if argv is None else argv, __doc__)
+        with unless_empty(path):
+            train(config, path, resumed, run_dir)
 
     with terminable():
         return exit_code(command, lambda error: continue_with(run_dir, error))
+
+
+@contextlib.contextmanager
+def unless_empty(path: Path) -> Iterator[None]:
+    """Leaves no run directory behind where a command that fails has made it and recorded nothing."""
+    new = not path.exists()
+    try:
+        yield
+    except BaseException:
+        if new and path.exists() and not runs.read_rows(path):
+            shutil.rmtree(path)
+        raise
 
 
 def train(config: Config, path: Path, resumed: bool, run_dir: list[Path]) -> None:

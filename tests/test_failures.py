@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import resource
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
@@ -20,6 +22,7 @@ import optax
 import pytest
 
 import asyncjax as aj
+from asyncjax.checkpoints import Checkpoints
 from asyncjax.host import Log
 from asyncjax.packing import all_finite
 from asyncjax.replay import _Replay
@@ -287,6 +290,30 @@ def test_after_a_failure_a_run_continues_from_its_last_chunk(engine: Any) -> Non
     hook.clear()
     rest = engine(HOSTED, schedule, KEY, chunk_size=4, num_workers=WORKERS, state=chunks[-1].state)
     assert_equal(rest[:2], engine(HOSTED, schedule, KEY, chunk_size=4, num_workers=WORKERS)[:2])
+
+
+def test_a_checkpoint_that_can_not_be_written_is_one_error_and_what_it_leaves_is_dropped_on_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: Any
+) -> None:
+    ignored: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)  # as what is printed to stderr is
+    noise = np.random.default_rng(0).normal(size=(50, 500))  # which can not be compressed
+    state, checkpoints = aj.State(3, list(noise), np.zeros(2), {}), Checkpoints(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=rf"The checkpoint {tmp_path / '3'} can not be written: File too large\. See"):
+            checkpoints.save(state)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (ignored, caplog.records, capfd.readouterr()) == ([], [], ("", ""))
+    assert checkpoints.updates() == []
+    assert list(tmp_path.iterdir())
+    checkpoints.keep_until(0)
+    assert list(tmp_path.iterdir()) == []
+    checkpoints.save(state)
+    checkpoints.close()
+    assert checkpoints.updates() == [3]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -301,7 +301,7 @@ def test_a_method_that_counts_no_steps_and_no_episodes_is_trained(tmp_path, monk
     assert set(run.metrics["moved"]) == {0.25}
 
 
-def test_a_run_that_recorded_nothing_is_not_to_be_continued(tmp_path, monkeypatch, capsys):
+def test_a_run_that_recorded_nothing_is_not_to_be_continued_and_leaves_no_directory(tmp_path, monkeypatch, capsys):
     def fail(*arguments, **options):
         raise ValueError("no bananas left")
 
@@ -310,6 +310,10 @@ def test_a_run_that_recorded_nothing_is_not_to_be_continued(tmp_path, monkeypatc
     error = capsys.readouterr().err
     assert "no bananas left" in error
     assert "--resume" not in error
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    assert train.main(command("--engine", "emulate", run_dir=tmp_path / "run")) != 0
+    assert (tmp_path / "run").exists()  # it is the user's
 
 
 def test_a_run_recorded_before_there_was_an_option_continues_with_its_default(emulated, tmp_path, capsys):

@@ -63,9 +63,10 @@ class Checkpoints:
 
     def keep_until(self, update: int) -> None:
         """Deletes what a run that goes on from this update drops: checkpoints of later ones, and unfinished ones."""
-        unfinished = self.directory.glob("*.orbax-checkpoint-tmp*")
-        for path in [*(self.directory / str(saved) for saved in self.updates() if saved > update), *unfinished]:
-            shutil.rmtree(path)
+        for later in [saved for saved in self.updates() if saved > update]:
+            shutil.rmtree(self.directory / str(later))
+        for unfinished in self.directory.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a failure in this process something may still be written
 
     def updates(self) -> list[int]:
         """The updates of which there are complete checkpoints, oldest first."""

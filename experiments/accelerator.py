@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ import jax.numpy as jnp
 import optax
 
 import asyncjax as aj
+import figure
+from asyncjax.runs import make_directory
 from benchmark import KEY, in_turns, summary, timed
 
 
@@ -48,6 +49,9 @@ class Args:
 
 def main(args: Args) -> dict[str, Any]:
     """Prints a line for each measurement, as it comes; returns them."""
+    figure.check(args, zero=("runs", "parameters"))
+    if args.out is not None:
+        make_directory(args.out.parent, "folder", "--out")
     device = jax.devices()[0]
     print(f"{device.device_kind} ({device.platform}), jax {jax.__version__}, {args.workers} workers", flush=True)
     found: dict[str, Any] = {"memory": memory(args)} if args.parameters else {}
@@ -118,7 +122,4 @@ def memory(args: Args) -> dict[str, float | None]:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    main(tyro.cli(Args, description=__doc__))
-    sys.exit(0)
+    figure.start(main, Args, __doc__)

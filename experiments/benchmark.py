@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -28,7 +27,9 @@ import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
 import asyncjax as aj  # noqa: E402
+import figure  # noqa: E402
 from asyncjax.panels import COLOURS, COLUMN, new_figure  # noqa: E402
+from asyncjax.runs import make_directory  # noqa: E402
 
 KEY = jax.random.key(0)
 KINDS = ("synchronous", "emulate", "event", "threads")  # how the names of ways begin
@@ -55,10 +56,12 @@ class Args:
 
 def main(args: Args) -> list[dict[str, Any]]:
     """Prints one table per size, and draws them; returns the rows of all."""
+    figure.check(args)
+    figure.check_sizes(args.sizes)
+    make_directory(args.out.parent, "folder", "--out")
     device = jax.devices()[0]
     print(f"{args.env} on {len(jax.devices())} x {device.device_kind} ({device.platform}), jax {jax.__version__}")
     rows = [row for size in args.sizes for row in measure(args, size)]
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(rows, indent=1))
     plot(rows).savefig(args.out.with_suffix(".png"))
     print(args.out.with_suffix(".png"))
@@ -205,7 +208,4 @@ def show(size: str, rows: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    main(tyro.cli(Args, description=__doc__))
-    sys.exit(0)
+    figure.start(main, Args, __doc__)

@@ -20,9 +20,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-import tyro
 
 import asyncjax as aj
+import figure
 from asyncjax import commandline
 from asyncjax.environment import Discrete
 from asyncjax.networks import ActorCritic
@@ -68,6 +68,7 @@ class EveryFewPixels(nn.Module):
 
 def main(args: Args) -> float:
     """Prints the speeds of each turn and their medians; returns the ratio of these."""
+    figure.check(args)
     prepare_jax(compilation_cache=True)
     env = commandline.make_env_from(f"envpool:{args.env}", args.env_params)
     assert isinstance(env.action_space, Discrete)
@@ -137,4 +138,4 @@ def together(functions: list[Callable[[], None]]) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    figure.start(main, Args, __doc__)

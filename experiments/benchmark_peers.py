@@ -24,6 +24,9 @@ from typing import Any, Literal
 
 import tyro
 
+import figure
+from asyncjax.runs import make_directory
+
 HERE = Path(__file__).resolve().parent
 OURS = "asyncjax A3C, emulated"
 SPEED = {
@@ -64,8 +67,13 @@ class Args:
 
 def main(args: Args) -> dict[str, Any]:
     """Runs the comparison and prints its table."""
+    figure.check(args)
     commands = SPEED if args.what == "speed" else TARGET
     chosen = {name: c for name, c in commands.items() if not args.only or any(part in name for part in args.only)}
+    if not chosen:
+        raise ValueError(f"only={args.only}: there is no such name; there are {', '.join(commands)}.")
+    if args.out is not None:
+        make_directory(args.out.parent, "folder", "--out")
     rows = speed(args, chosen) if args.what == "speed" else time_to_target(args, chosen)
     if args.out is not None:
         args.out.write_text(json.dumps(rows, indent=1))
@@ -150,4 +158,4 @@ def show(what: str, rows: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    figure.start(main, Args, __doc__)

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
 import asyncjax as aj
+import figure
 from asyncjax.cluster import connected
 
 
@@ -41,6 +41,7 @@ class Args:
 
 def main(args: Args) -> None:
     """Measures and prints a table."""
+    figure.check(args, zero=("work_ms",))
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     print("| parameters | workers | engine | updates per second: median (least, most) | a job, median ms |")
     print("|---|---|---|---|---|")
@@ -75,4 +76,4 @@ def measure(engine: str, method: aj.Method, num_workers: int, kilobytes: int, ar
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    figure.start(main, Args, __doc__)

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 import asyncjax as aj
+from asyncjax.checks import check_choice, check_least
 from asyncjax.mdp import MDP
 from asyncjax.solvers.device import DeviceModel
 from asyncjax.solvers.host import HostModel
@@ -66,6 +67,11 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     """Prints one row a problem, discount and solver."""
+    check_least(0, rounds=arguments.rounds)
+    for name in arguments.problems:
+        check_choice(PROBLEMS, problems=name)
+    for label in arguments.solvers:
+        check_choice(("asyncjax", *PEERS), solvers=label.partition(":")[0])
     for name in arguments.problems:
         if arguments.sweeps:
             for row in measure_sweeps(name, PROBLEMS[name]()):
@@ -239,6 +245,6 @@ def print_row(row: dict[str, Any], output: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    import tyro
+    from figure import start  # not in the solvers' processes, which import this file, too
 
-    main(tyro.cli(Arguments, description=__doc__))
+    start(main, Arguments, __doc__)

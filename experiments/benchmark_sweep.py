@@ -15,9 +15,9 @@ import time
 import jax
 import numpy as np
 import optax
-import tyro
 
 import asyncjax as aj
+import figure
 from asyncjax.sweeps.lanes import keys_of
 
 
@@ -37,6 +37,7 @@ class Args:
 
 def main(args: Args) -> float:
     """Prints the times; returns their ratio."""
+    figure.check(args)
     settings = aj.grid(learning_rate=np.geomspace(1e-4, 1e-2, args.settings // 2), delay=[0, 16])
     env, key = aj.make_env(args.env), jax.random.key(0)
 
@@ -68,4 +69,4 @@ def main(args: Args) -> float:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    figure.start(main, Args, __doc__)

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import asyncjax as aj
+from asyncjax.checks import check_counts
 from benchmark import KEY, clock, timed
-from figure import table
+from figure import check, check_sizes, start, table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,10 @@ class Args:
 
 def main(args: Args) -> dict[str, dict[str, float]]:
     """Prints the tables; returns the microseconds of an update, by size and part."""
+    check(args, zero=("threads",))
+    check_sizes(args.sizes)
+    for number in args.threads:
+        check_counts(threads=number)
     parts = {size: breakdown(args, *(int(n) for n in size.split("x"))) for size in args.sizes}
     names = list(next(iter(parts.values())))
     rows = [[name, *(f"{of[name]:,.0f}" for of in parts.values())] for name in names]
@@ -121,6 +126,4 @@ def contention(args: Args, workers: int, envs: int, unroll: int) -> list[Any]:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    main(tyro.cli(Args, description=__doc__))
+    start(main, Args, __doc__)

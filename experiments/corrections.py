@@ -22,6 +22,7 @@ import numpy as np
 
 import asyncjax as aj
 import figure
+from asyncjax.commandline import factories
 from asyncjax.maps import draw_heat_map
 from asyncjax.panels import COLUMN, new_figure
 from asyncjax.statistics import bootstrap_interval, middle_half
@@ -83,6 +84,11 @@ class Args(figure.Common):
 
 def main(args: Args) -> Arrays:
     """The figure, its data and its numbers."""
+    figure.check(args, zero=("delays",), method=factories(), services=SERVICES, corrections=args.known)
+    if args.names[0] != NONE:
+        raise ValueError(f"corrections={args.corrections}: begin with {NONE!r}, the baseline.")
+    for env in args.envs:
+        aj.make_env(env)  # of which a later one would be missed late
     small = {"seeds": 2, "hidden": 8, "envs": ("Catch-bsuite",), "services": ("exponential",), "delays": (0, 4)}
     return figure.command(f"corrections-{args.method}", args, {**small, "num_updates": 60}, run, plot, report)
 
@@ -94,7 +100,6 @@ def run(args: Args) -> Arrays:
       `final` and `along`, Float[E, C, V, D, S], for tasks, corrections, service models, delays and seeds; their names.
       A run whose parameters became infinite counts with what its policy earns then.
     """
-    assert args.names[0] == NONE, f"corrections={args.corrections}: begin with {NONE!r}, the baseline."
     parts = [run_task(args, env) for env in args.envs]
     names = {name: np.array(getattr(args, name)) for name in ("envs", "services", "delays")}
     values = {name: np.stack([part[name] for part in parts]) for name in MEASURES}
@@ -211,6 +216,4 @@ def plot(arrays: Arrays) -> Any:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    main(tyro.cli(Args, description=__doc__))
+    figure.start(main, Args, __doc__)

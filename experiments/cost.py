@@ -75,6 +75,12 @@ class Args(figure.Output):
     """Timed runs of each size, in turns; the median counts."""
 
 
+def main(args: Args) -> Arrays:
+    """The figure, its data and its numbers."""
+    figure.check(args, axes=SIZES)
+    return figure.command("cost", args, {"repeats": 1, "axes": ("workers", "updates")}, run, plot, report)
+
+
 def run(args: Args) -> Arrays:
     """What grew, by axis, and "AXIS, seconds" of a step, Float[repeats, sizes, 2]: round robin, exponential times."""
     arrays: Arrays = {}
@@ -156,8 +162,4 @@ def report(arrays: Arrays) -> str:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    figure.command(
-        "cost", tyro.cli(Args, description=__doc__), {"repeats": 1, "axes": ("workers", "updates")}, run, plot, report
-    )
+    figure.start(main, Args, __doc__)

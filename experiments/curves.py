@@ -61,7 +61,7 @@ def load(folder: Path, envs: tuple[str, ...] = ()) -> Table:
     """The files of a folder, by environment, method and engine.
 
     Raises:
-      FileNotFoundError: no file of `learning.py` there, or none of an environment that was asked for.
+      ValueError: no file of `learning.py` there, or none of an environment that was asked for.
     """
     learned: Table = {env: {} for env in envs}
     for path in sorted(folder.glob("*.json")):
@@ -74,7 +74,7 @@ def load(folder: Path, envs: tuple[str, ...] = ()) -> Table:
         learned.setdefault(file["env"], {}).setdefault(file["method"], {})[file["engine"]] = one
     missing = [env for env, methods in learned.items() if not methods]
     if missing or not learned:
-        raise FileNotFoundError(
+        raise ValueError(
             f"{folder} has no results {'of ' + ', '.join(missing) if missing else 'that learning.py wrote'}: run"
             " `python experiments/learning.py METHOD --env ENV --results FOLDER` first."
         )
@@ -131,6 +131,4 @@ def difference(x: np.ndarray, y: np.ndarray) -> str:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    main(tyro.cli(Args, description=__doc__))
+    figure.start(main, Args, __doc__)

@@ -23,6 +23,7 @@ import optax
 
 import asyncjax as aj
 import figure
+from asyncjax.commandline import factories
 from asyncjax.panels import COLOURS, COLUMN, new_figure, thousands
 from asyncjax.statistics import interquartile_mean
 from asyncjax.sweeps.lanes import keys_of
@@ -67,6 +68,9 @@ class Args(figure.Common):
 
 def main(args: Args) -> Arrays:
     """The figure, its data and its numbers."""
+    figure.check(args, zero=("bound", "probability"), method=factories(), disciplines=DISCIPLINES)
+    if "asynchronous" not in args.disciplines:
+        raise ValueError(f"disciplines={args.disciplines}: add 'asynchronous', with which the others are compared.")
     small = {"seeds": 2, "hidden": 8, "num_envs": 2, "messages": 160, "learning_rates": (3e-3,), "points": 5}
     small["disciplines"] = DISCIPLINES[:4]  # each group size is a program of its own
     return figure.command(f"disciplines-{args.method}", args, small, run, plot, report)
@@ -220,6 +224,4 @@ def plot(arrays: Arrays) -> Any:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    main(tyro.cli(Args, description=__doc__))
+    figure.start(main, Args, __doc__)

@@ -48,6 +48,13 @@ class Args(figure.Output):
 Run = tuple[aj.Schedule, np.ndarray]  # and the returns
 
 
+def main(args: Args) -> Arrays:
+    """The figure, its data and its numbers."""
+    figure.check(args)
+    small = {"num_updates": 100, "records": 2, "seeds": 3}
+    return figure.command("fidelity", args, small, run, plot, report)
+
+
 def run(args: Args) -> Arrays:
     """Records, fits, emulates, tests. "names", and for each "NAME, QUANTITY", runs by messages or segments."""
     method = aj.a3c(args.env, num_envs=args.num_envs, unroll_length=args.unroll_length)
@@ -157,7 +164,4 @@ def plot(arrays: Arrays) -> Any:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    small = {"num_updates": 100, "records": 2, "seeds": 3}
-    figure.command("fidelity", tyro.cli(Args, description=__doc__), small, run, plot, report)
+    figure.start(main, Args, __doc__)

@@ -65,12 +65,12 @@ def check(args: Any, zero: Sequence[str] = (), **choices: Iterable[str]) -> None
 
     Args:
       args: a script's arguments, each one value or several.
-      zero: of the numbers that may be 0.
+      zero: of the numbers that may be 0, or of which there may be none.
       **choices: argument -> the names that there are.
     """
     for field in dataclasses.fields(args):
         name, value = field.name, getattr(args, field.name)
-        if value == () != field.default:
+        if value == () != field.default and name not in zero:
             raise ValueError(f"{name}=(): give at least one.")
         for one in value if isinstance(value, tuple) else (value,):
             if name in choices:

@@ -20,6 +20,7 @@ import optax
 
 import asyncjax as aj
 import figure
+from asyncjax.commandline import factories
 from asyncjax.panels import COLOURS, COLUMN, new_figure
 from asyncjax.statistics import bootstrap_interval
 from figure import Arrays, small_network
@@ -74,6 +75,7 @@ class Args(figure.Common):
 
 def main(args: Args) -> Arrays:
     """The figure, its data and its numbers."""
+    figure.check(args, zero=("delays",), method=factories(), optimizers=OPTIMIZERS)
     small = {"seeds": 1, "hidden": 8, "optimizers": ("shared RMSProp", "private RMSProp"), "num_rates": 4}
     return figure.command(
         f"optimizers-{args.method}", args, {**small, "num_envs": 1, "num_updates": 60}, run, plot, report
@@ -175,6 +177,4 @@ def plot(arrays: Arrays) -> Any:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    main(tyro.cli(Args, description=__doc__))
+    figure.start(main, Args, __doc__)

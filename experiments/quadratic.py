@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+import figure
+from asyncjax.runs import make_directory
 from laboratory.chance import random_worker, variances
 from laboratory.closed_forms import elastic_step, stable_step, stationary_variance
 from laboratory.pictures import plot
@@ -51,12 +53,13 @@ class Row(NamedTuple):
 
 def main(args: Args) -> dict[str, np.ndarray]:
     """Measures, prints the table and draws the picture."""
+    figure.check(args)
+    make_directory(args.results, "folder", "--results")
     arrays = run(dataclasses.replace(args, updates=600, seeds=500) if args.quick else args)
     print(f"{'':48} {'measured':>10} {'exact':>10} {'error':>9} {'allowed':>9}")
     for row in table(arrays):
         mark = "" if row.error <= row.tolerance else "  <- outside"
         print(f"{row.name:48} {row.measured:10.5f} {row.exact:10.5f} {row.error:9.1e} {row.tolerance:9.0e}{mark}")
-    args.results.mkdir(parents=True, exist_ok=True)
     plot(arrays).savefig(args.results / "quadratic.png")
     print(args.results / "quadratic.png")
     return arrays
@@ -131,6 +134,4 @@ def other_rows(arrays: dict[str, np.ndarray]) -> list[Row]:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    main(tyro.cli(Args, description=__doc__))
+    figure.start(main, Args, __doc__)

@@ -67,6 +67,7 @@ class Times(NamedTuple):
 
 def main(args: Args) -> Arrays:
     """The figure, its data and its numbers."""
+    figure.check(args, zero=("work_ms", "straggling"))
     small = {"kilobytes": (10,), "workers": (2, 8), "teams": (2,), "seconds": 0.1, "messages": 8}
     return figure.command("scaling", args, small, run, plot, report)
 
@@ -233,6 +234,4 @@ def plot(arrays: Arrays) -> Any:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    main(tyro.cli(Args, description=__doc__))
+    figure.start(main, Args, __doc__)

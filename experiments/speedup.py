@@ -27,6 +27,7 @@ import optax
 
 import asyncjax as aj
 import figure
+from asyncjax.commandline import factories
 from asyncjax.environment import Environment
 from asyncjax.panels import COLOURS, COLUMN, draw_speedup, new_figure, powers_of_two
 from asyncjax.rollout import Rollout, init_rollout, unroll
@@ -89,6 +90,7 @@ class Args(figure.Common):
 
 def main(args: Args) -> Arrays:
     """The figure, its data and its numbers."""
+    figure.check(args, methods=factories(), envs=TASKS)
     small = {"seeds": 2, "hidden": 8, "methods": ("one_step_q", "a3c"), "envs": ("Catch-bsuite",), "steps": 2000}
     name = "speedup-threads" if args.threads else "speedup"
     return figure.command(name, args, {**small, "workers": (1, 4)}, run, plot, report)
@@ -339,6 +341,4 @@ def draw_measured(axes: Any, workers: np.ndarray, speed_up: SpeedUp, colour: str
 
 
 if __name__ == "__main__":
-    import tyro
-
-    main(tyro.cli(Args, description=__doc__))
+    figure.start(main, Args, __doc__)

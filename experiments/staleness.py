@@ -17,6 +17,7 @@ import optax
 
 import asyncjax as aj
 import figure
+from asyncjax.commandline import factories
 from asyncjax.maps import draw_heat_map
 from asyncjax.panels import COLUMN, new_figure
 from asyncjax.statistics import bootstrap_interval, middle_half, paired_difference
@@ -51,6 +52,7 @@ class Args(figure.Common):
 
 def main(args: Args) -> Arrays:
     """The figure, its data and its numbers."""
+    figure.check(args, zero=("delays",), methods=factories())
     small = {"seeds": 2, "hidden": 8, "methods": ("a3c", "impala"), "delays": (0, 8), "learning_rates": (1e-3, 1e-2)}
     return figure.command("staleness", args, {**small, "num_updates": 40}, run, plot, report)
 
@@ -119,6 +121,4 @@ def plot(arrays: Arrays) -> Any:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    main(tyro.cli(Args, description=__doc__))
+    figure.start(main, Args, __doc__)

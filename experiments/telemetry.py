@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 import asyncjax as aj
+import figure
 
 GROUPS = {
     "nothing": [],
@@ -45,6 +46,7 @@ class Args:
 
 def main(args: Args) -> dict[str, float]:
     """Seconds per update of each kind, and the median of the ratios to the run without measures beside it."""
+    figure.check(args)
     method = aj.a3c(args.env, num_envs=args.num_envs, unroll_length=args.unroll_length)
     runs = {name: aj.telemetry.watch(method, measures) for name, measures in GROUPS.items()}
     schedule = aj.schedules.round_robin(args.num_updates, args.num_workers)
@@ -67,6 +69,4 @@ def main(args: Args) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    main(tyro.cli(Args, description=__doc__))
+    figure.start(main, Args, __doc__)

@@ -16,15 +16,21 @@ import pytest
 import accelerator
 import asyncjax as aj
 import benchmark
+import breakdown
 import corrected
 import corrections
 import cost
 import curves
 import disciplines
+import fidelity
 import figure
 import optimizers
+import quadratic
+import scaling
 import speedup
 import staleness
+import telemetry
+import value_iteration
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -132,6 +138,70 @@ def test_the_command_keeps_what_redraw_draws_again(tmp_path: Path, capsys: pytes
     assert (tmp_path / "name-quick.npz").exists()
 
 
+MISTAKES: list[tuple[ModuleType, dict[str, Any], str]] = [
+    (disciplines, {"disciplines": ("asynchronous", "foo")}, "disciplines='foo': choose one of 'synchronous'"),
+    (disciplines, {"disciplines": ("synchronous",)}, "add 'asynchronous'"),
+    (disciplines, {"num_workers": 0}, "num_workers=0: give a positive"),
+    (disciplines, {"learning_rates": ()}, r"learning_rates=\(\): give at least one"),
+    (staleness, {"delays": (0, -1)}, "delays=-1: give a positive"),
+    (speedup, {"workers": (0,)}, "workers=0"),
+    (speedup, {"envs": ("Foo",)}, "envs='Foo': choose one of 'CartPole-v1'"),
+    (corrections, {"corrections": ("none", "foo")}, "corrections='foo': choose one of 'none'"),
+    (corrections, {"corrections": ("PipeMare",)}, "begin with 'none'"),
+    (corrections, {"method": "foo"}, "method='foo'"),
+    (corrections, {"services": ("foo",)}, "services='foo'"),
+    (corrections, {"envs": ("Catch-bsuite", "Foo")}, "Foo"),
+    (optimizers, {"optimizers": ("foo",)}, "optimizers='foo'"),
+    (cost, {"axes": ("foo",)}, "axes='foo'"),
+    (fidelity, {"records": 0}, "records=0"),
+    (quadratic, {"seeds": 0}, "seeds=0"),
+    (benchmark, {"sizes": ("16x64",)}, "sizes='16x64': give workers x environments x steps"),
+    (breakdown, {"sizes": ("0x1x1",)}, "sizes='0x1x1'"),
+    (breakdown, {"threads": (0,)}, "threads=0"),
+    (telemetry, {"num_updates": 0}, "num_updates=0"),
+    (value_iteration, {"results": Path("/dev/null/x")}, "folder /dev/null/x can not be written .*--results"),
+    (quadratic, {"results": Path("/dev/null/x")}, "folder /dev/null/x can not be written .*--results"),
+    (benchmark, {"out": Path("/dev/null/x/found.json")}, "folder /dev/null/x can not be written .*--out"),
+    (cost, {"redraw": True, "results": Path("results/nothing")}, "there is no results/nothing/cost.npz"),
+]
+
+
+@pytest.mark.parametrize(("script", "given", "sentence"), MISTAKES)
+def test_what_no_run_could_follow_is_refused_before_any_begins(
+    script: ModuleType, given: dict[str, Any], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("run", "measure"):
+        monkeypatch.setattr(script, name, lambda *_: pytest.fail("it ran"), raising=False)
+    with pytest.raises(ValueError, match=sentence):
+        script.main(script.Args(**given))
+    assert not list(tmp_path.rglob("*.npz"))
+
+
+@pytest.mark.parametrize(
+    "script", [corrections, cost, disciplines, fidelity, optimizers, scaling, speedup, staleness, value_iteration]
+)
+def test_what_a_figure_does_by_default_is_no_mistake(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figure, "command", lambda name, args, *_: args)
+    assert script.main(script.Args()) == script.Args()
+
+
+def test_a_mistake_is_a_sentence_and_an_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["telemetry.py", "--num-updates", "0"])
+    with pytest.raises(SystemExit) as stopped:
+        figure.start(telemetry.main, telemetry.Args, "")
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "\nError: num_updates=0: give a positive number.\n"
+
+
+def test_every_figure_and_benchmark_begins_where_mistakes_are_told() -> None:
+    scripts = {path.stem: path.read_text() for path in Path(figure.__file__).parent.glob("*.py")}
+    bare = {name for name, text in scripts.items() if '__name__ == "__main__"' in text and "main(tyro.cli" in text}
+    assert bare == {"fault_injection", "kill_workers", "soak"}  # which are tests
+
+
 def test_the_first_window_of_episodes_that_reaches_the_score() -> None:
     episodes = np.array([1.0, 0.0, 2.0, 1.0, 1.0])  # of returns 1; -; 3, 5; 4; 9
     returns = np.array([1.0, 0.0, 8.0, 4.0, 9.0])
@@ -217,8 +287,10 @@ def test_what_was_learned_is_compared_engine_by_engine(tmp_path, capsys):
     left, right = curves.plot(curves.load(tmp_path, ("A-v1",))).axes[:2]
     assert left.get_ylim() == right.get_ylim()
     assert left.get_ylim()[0] < 1 < 9 < left.get_ylim()[1]
-    with pytest.raises(FileNotFoundError, match="no results of C-v0"):
+    with pytest.raises(ValueError, match="no results of C-v0"):
         curves.main(curves.Args(tmp_path, envs=("C-v0",)))
+    with pytest.raises(ValueError, match=r"no results that learning\.py wrote"):
+        curves.main(curves.Args(tmp_path / "nowhere"))
 
 
 def test_a_benchmark_measures_all_ways_and_draws_them(tmp_path: Path) -> None:

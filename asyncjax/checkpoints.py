@@ -142,21 +142,23 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _told_once() -> Iterator[None]:
-    """A failed write raises an error: orbax need not log it for each thread, nor tensorstore print its open writes'."""
-    logger, hook = logging.getLogger("absl"), sys.unraisablehook
-    level = logger.level
+    """A failed write raises an error: its threads need not log it, nor tensorstore print what other writes became."""
+    hook = sys.unraisablehook
 
     def unraisable(what: Any) -> None:
         if str(what.exc_value) != "Event loop is closed":
             hook(what)
 
-    logger.setLevel(logging.CRITICAL)
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_of_no_write)
     sys.unraisablehook = unraisable
-    try:
-        yield
-        sys.unraisablehook = hook  # after a failure it stays: what was begun ends later
-    finally:
-        logger.setLevel(level)
+    yield
+    sys.unraisablehook = hook  # after a failure it stays: what was begun ends later
+
+
+def _of_no_write(record: logging.LogRecord) -> bool:
+    """Whether a logger's message is not of a checkpoint that is being written."""
+    return ".orbax-checkpoint-tmp" not in record.getMessage()
 
 
 def _cause(error: Exception) -> str:

@@ -304,6 +304,7 @@ def test_a_checkpoint_that_can_not_be_written_is_one_error(
     try:
         with pytest.raises(OSError, match=rf"The checkpoint {tmp_path / '3'} can not be written: File too large\. See"):
             checkpoints.save(state)
+        time.sleep(0.2)  # the other writes that were begun end
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (ignored, caplog.records, capfd.readouterr()) == ([], [], ("", ""))

@@ -85,8 +85,9 @@ class Recorder:
         self.file = open(self.path / "metrics.jsonl", "a")  # noqa: SIM115 (open as long as the run)
         self.checkpoints = Checkpoints(self.path / "checkpoints")
         self.compiling = CompileClock()
-        self.seconds = self.last_seconds = rows[-1]["seconds"] if rows else 0.0
+        self.seconds = rows[-1]["seconds"] if rows else 0.0
         self.compile_seconds = rows[-1]["compile_seconds"] if rows else 0.0
+        self.last_running = self.seconds - self.compile_seconds
         self.started = self.last_saved = time.perf_counter()
 
     def __call__(self, chunk: Chunk) -> None:
@@ -136,12 +137,13 @@ class Recorder:
     def _row(self, chunk: Chunk) -> Row:
         num_updates = chunk.schedule.num_updates
         seconds = self.seconds + time.perf_counter() - self.started
-        compiled = self.compiling.seconds
+        compiled = self.compile_seconds + self.compiling.seconds
         row: Row = {"update": self.update + num_updates}
         if self.steps_per_update is not None:
             row["env_steps"] = row["update"] * self.steps_per_update
-        row |= {"seconds": seconds, "compile_seconds": self.compile_seconds + compiled}
-        took, self.last_seconds = max(seconds - self.last_seconds, 1e-9), seconds
+        row |= {"seconds": seconds, "compile_seconds": compiled}
+        running = seconds - compiled  # speeds are of running: a run that goes on compiles anew
+        took, self.last_running = max(running - self.last_running, 1e-9), running
         row["updates_per_second"] = num_updates / took
         if self.steps_per_update is not None:
             row["steps_per_second"] = num_updates * self.steps_per_update / took

@@ -187,11 +187,9 @@ def last_return(metrics: dict[str, np.ndarray]) -> float:
 
 
 def speed(metrics: dict[str, np.ndarray]) -> float:
-    """The median of environment steps per second; the first line of a run, in whose time is compiling, left out."""
-    if len(metrics["seconds"]) > 1:
-        return float(np.median(metrics["steps_per_second"][1:]))
-    running = metrics["seconds"][0] - metrics["compile_seconds"][0]
-    return float(metrics["env_steps"][0] / max(running, 1e-9))
+    """The median of environment steps per second; without the first line of a run, if it has others."""
+    per_second = metrics["steps_per_second"]
+    return float(np.median(per_second[1:] if len(per_second) > 1 else per_second))
 
 
 def prepare_jax(compilation_cache: bool) -> None:

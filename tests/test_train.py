@@ -64,6 +64,13 @@ def threaded(tmp_path_factory):
     return path
 
 
+def assert_speeds_are_without_compiling(metrics):
+    running = np.diff(metrics["seconds"] - metrics["compile_seconds"], prepend=0)
+    steps = np.diff(metrics["env_steps"], prepend=0)
+    assert metrics["compile_seconds"][0] > 0
+    np.testing.assert_allclose(running, steps / metrics["steps_per_second"], atol=1e-4)
+
+
 @pytest.mark.parametrize("engine", ["emulated", "threaded"])
 def test_a_run_is_on_disk(engine, request):
     path = request.getfixturevalue(engine)
@@ -72,6 +79,7 @@ def test_a_run_is_on_disk(engine, request):
     assert run.config["env"] == "CartPole-v1"
     assert run.metrics["env_steps"][-1] == 400
     assert {"return", "length", "steps_per_second", "staleness", "loss", "entropy"} <= set(run.metrics)
+    assert_speeds_are_without_compiling(run.metrics)
     assert run.schedule is not None
     assert run.schedule.worker.shape == (50, 1)
     assert len(json.loads((path / "summary.json").read_text())["evaluation_returns"]) == 2
@@ -116,6 +124,7 @@ def test_a_run_terminated_resumed_and_made_longer(emulated, tmp_path, monkeypatc
     assert same(final_state(path).shared, final_state(emulated).shared)
     run, reference = runs.load(path), runs.load(emulated)
     np.testing.assert_array_equal(run.metrics["loss"], reference.metrics["loss"])
+    assert_speeds_are_without_compiling(run.metrics)
     assert same(run.schedule, reference.schedule)
 
     assert train.main(["--resume", str(path), "--total-steps", "480"]) == 0

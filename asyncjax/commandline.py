@@ -148,11 +148,13 @@ def make_env_from(env: str, params: tuple[str, ...] | list[str]) -> Environment:
 
 def values_of(params: tuple[str, ...] | list[str]) -> dict[str, Any]:
     """Parameters given as "name=value", by name."""
-    values = {}
+    values: dict[str, Any] = {}
     for param in params:
         name, equals, value = param.partition("=")
         if not equals:
             raise ValueError(f"env_params={param!r}: write name=value, such as max_steps_in_episode=200.")
+        if name in values:
+            raise ValueError(f"env_params={param!r}: {name} is {values[name]!r} already; give it once.")
         try:
             values[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError) as error:

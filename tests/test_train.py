@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
+GYMNASIUM = "--env gymnasium:CartPole-v1"
 TINY = ["a3c", "--num-workers", "2", "--num-envs", "2", "--unroll-length", "4", "--total-steps", "400"]
 TINY += ["--eval-episodes", "0", "--log-every", "5"]  # 50 updates in 10 chunks
 
@@ -228,6 +229,9 @@ def test_ctrl_c_on_threads_leaves_a_checkpoint_to_resume(tmp_path):
         ("--num-threads 2 --engine emulate", "num_threads=2 is of another engine: use --engine threads"),
         ("--address auto", "address='auto' is of another engine: use --engine ray"),
         ("--env-params gravitas=3", "gravitas=3 is not a parameter of CartPole-v1"),
+        ("--env-params gravity=9 gravity=3", "env_params='gravity=3': gravity is 9 already; give it once"),
+        (f"{GYMNASIUM} --env-params gravitas=3", "gravitas=3 is not a parameter of gymnasium:CartPole-v1"),
+        (f"{GYMNASIUM} --env-params max_episode_steps=0", "can not be made with {'max_episode_steps': 0}. gymnasium s"),
         ("--num-workers 0", "num_workers=0"),
         ("--num-envs -1", "num_envs=-1"),
         ("--total-steps 0", "total_steps=0: train for at least 1 step."),
@@ -239,7 +243,7 @@ def test_ctrl_c_on_threads_leaves_a_checkpoint_to_resume(tmp_path):
         ("--service-mean 0.5", "service_mean=0.5 would have no effect: workers sleep only with --service; choose"),
         ("--schedule missing.npz", "use --engine emulate or replay"),
         ("--resume nowhere", "nowhere holds no run"),
-        ("--engine emulate --env gymnasium:CartPole-v1", "lives on the host"),
+        (f"{GYMNASIUM} --engine emulate", "lives on the host"),
     ],
 )
 def test_a_mistake_is_told_in_a_sentence(extra, message, tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,9 +39,24 @@ def from_id(env_id: str, params: dict[str, Any]) -> Environment:
     except gymnasium.error.Error as error:
         raise ValueError(f"env='gymnasium:{env_id}' is not a gymnasium id. {error}") from error
     limit = params.pop("max_steps", params.get("max_episode_steps", spec.max_episode_steps))
-    one = gymnasium.make(spec, **params)
+    one = make_one(env_id, spec, params)
     make = functools.partial(gymnasium.make_vec, spec, vectorization_mode=mode, vector_kwargs=kwargs, **params)
     return from_vector(f"gymnasium:{env_id}", make, one, limit)
+
+
+def make_one(env_id: str, spec: Any, params: dict[str, Any]) -> Any:
+    """One environment, or gymnasium's error about the parameters in a sentence."""
+    try:
+        return gymnasium.make(spec, **params)
+    except Exception as error:  # of any kind: assertions and whatever the environment's own code raises
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unknown and unknown[1] in params:
+            raise TypeError(
+                f"{unknown[1]}={params[unknown[1]]!r} is not a parameter of gymnasium:{env_id}: give those of the"
+                " environment's class and of gymnasium.make, such as max_episode_steps."
+            ) from error
+        given = f" with {params}" if params else ""
+        raise ValueError(f"env='gymnasium:{env_id}' can not be made{given}. gymnasium says: {error}") from error
 
 
 def from_constructor(construct: Callable[[], Any]) -> Environment:

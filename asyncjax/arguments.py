@@ -136,6 +136,8 @@ def parse(argv: list[str], description: str | None) -> tuple[Config, Path, bool]
         of_method = commandline.options(commandline.factories()[recorded["method"]])
         config = defaults(of_method, Training, Asynchrony, Cluster, Output) | recorded
         del config["run_dir"]
+        # Of several values of one parameter the last one counted when there was no error for it.
+        config["env_params"] = list({param.partition("=")[0]: param for param in config["env_params"]}.values())
         if resume.total_steps is not None and resume.total_steps < config["total_steps"]:
             raise ValueError(
                 f"total_steps={resume.total_steps}: the run was planned for {config['total_steps']} steps."

@@ -334,6 +334,7 @@ def test_a_run_recorded_before_there_was_an_option_continues_with_its_default(em
     config = json.loads((path / "config.json").read_text())
     for name in ("eta", "max_restarts", "seed", "discount"):
         del config[name]
+    config["env_params"] = ["gravity=1", "gravity=9.8"]  # of which the last one counted
     (path / "config.json").write_text(json.dumps(config))
     shutil.rmtree(path / "checkpoints")
     assert train.main(["--resume", str(path), "--total-steps", "480"]) == 0
@@ -341,6 +342,7 @@ def test_a_run_recorded_before_there_was_an_option_continues_with_its_default(em
     options = vars(arguments.Training()) | vars(arguments.Asynchrony()) | vars(arguments.Cluster())
     continued = runs.load(path).config
     assert {name: continued[name] for name in ("eta", "max_restarts", "seed")}.items() <= options.items()
+    assert continued["env_params"] == ["gravity=9.8"]
     assert runs.load(path).metrics["env_steps"][-1] == 480
 
 

@@ -211,14 +211,14 @@ def check_effects(config: Config) -> None:
     def refuse(names: tuple[str, ...], why: str) -> None:
         for name in names:
             if config[name] not in (usual[name], recommended.get(name, usual[name])):  # so it was asked for
-                raise ValueError(f"{name}={config[name]!r} would have no effect: {why}, or leave it out.")
+                raise ValueError(f"{name}={config[name]!r} would have no effect: {why}.")
 
     if config["engine"] in REAL:
         if config["service"] is None:
-            refuse(("service_mean",), "workers sleep only with --service; choose a model")
+            refuse(("service_mean",), "workers sleep only with --service; give that too, or neither")
     elif config["schedule"] is not None:
         names = (*Discipline._fields, "service", "service_mean")
-        refuse(names, "who comes when is in the recorded schedule; leave out --schedule")
+        refuse(names, "who comes when is in the recorded schedule; give it or --schedule, not both")
 
 
 class Plan(NamedTuple):

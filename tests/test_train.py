@@ -240,7 +240,7 @@ def test_ctrl_c_on_threads_leaves_a_checkpoint_to_resume(tmp_path):
         ("--group-size 3 --wait next_version", "group_size=3"),
         ("--schedule missing.npz --engine replay", "schedule=missing.npz: there is no such file"),
         ("--publication leaf --engine emulate", "use --engine threads"),
-        ("--service-mean 0.5", "service_mean=0.5 would have no effect: workers sleep only with --service; choose"),
+        ("--service-mean 0.5", "service_mean=0.5 would have no effect: workers sleep only with --service; give"),
         ("--schedule missing.npz", "use --engine emulate or replay"),
         ("--resume nowhere", "nowhere holds no run"),
         (f"{GYMNASIUM} --engine emulate", "lives on the host"),

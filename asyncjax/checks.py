@@ -15,8 +15,17 @@ import numpy as np
 def check_positive(**arguments: Any) -> None:
     """Raises ValueError for an argument that is given and no positive number."""
     for name, value in arguments.items():
-        if value is not None and (isinstance(value, str) or not value > 0):
+        if value is not None and (isinstance(value, str) or np.ndim(value) or not value > 0):
             raise ValueError(f"{name}={value!r}: give a positive number.")
+
+
+def check_number(**arguments: Any) -> None:
+    """Raises TypeError for an argument that is not one number, known or traced: None, text, lists, arrays with axes."""
+    for name, value in arguments.items():
+        dtype = getattr(value, "dtype", None)
+        of_array = dtype is not None and value.shape == () and jax.dtypes.issubdtype(dtype, np.number)
+        if not (of_array or isinstance(value, (int, float, np.bool_))):
+            raise TypeError(f"{name}={reprlib.repr(value)}: give a number.")
 
 
 def check_static(**arguments: Any) -> None:
@@ -33,6 +42,11 @@ def check_whole(**arguments: Any) -> None:
             operator.index(0 if value is None else value)
         except TypeError as error:
             raise TypeError(f"{name}={value!r}: give a whole number.") from error
+
+
+def whole(*numbers: Any) -> list[Any]:
+    """Whole numbers, or None, as Python's: those of NumPy overflow where sums of them do not fit their type."""
+    return [None if x is None else operator.index(x) for x in numbers]
 
 
 def check_counts(**arguments: Any) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 
 import jax
 
-from asyncjax.checks import check_given, check_least, check_positive
+from asyncjax.checks import check_given, check_least, check_positive, whole
 from asyncjax.discipline import Coordinator, Discipline, Wait
-from asyncjax.engine import check_run, starting_state
+from asyncjax.engine import check_host, check_run, starting_state
 from asyncjax.host import HostProgram, Job, View, cached_host_program
 from asyncjax.method import Chunk, Method, Result, State
 from asyncjax.packing import Packed
@@ -107,10 +107,12 @@ def run_ray(
     check_run(method, key, callback=callback, chunk_size=chunk_size, num_processes=num_processes, **sizes)
     check_positive(timeout=timeout, start_timeout=start_timeout)
     check_least(0, max_restarts=max_restarts)
+    check_host("run_ray")
+    num_workers, num_updates, num_processes, chunk_size = whole(num_workers, num_updates, num_processes, chunk_size)
     discipline = Discipline(group_size, wait, bound, eta).check(num_workers)
     state = starting_state(state, method, key, num_workers, num_updates, "num_updates")
     parts = (0,) * len(jax.tree.leaves(jax.eval_shape(method.view, state.shared)))
-    program = cached_host_program(method, num_workers, group_size, parts)
+    program = cached_host_program(method, num_workers, discipline.group_size, parts)
     num_processes = min(num_processes or num_workers, num_workers)
     with (
         connected(address, num_processes) as ray,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Generic, Literal, NamedTuple, TypeVar, get_args
 
-from asyncjax.checks import check_choice, check_given, check_static, check_whole
+from asyncjax.checks import check_choice, check_given, check_static, check_whole, whole
 
 Wait = Literal["never", "next_version"]
 T = TypeVar("T")
@@ -61,7 +61,8 @@ class Discipline(NamedTuple):
         if self.eta is not None and (self.bound is not None or self.wait == "next_version"):
             other = "wait='next_version'" if self.bound is None else "bound"
             raise ValueError(f"eta and {other} exclude each other: choose one rule for who has to wait.")
-        return self
+        group_size, bound, eta = whole(self.group_size, self.bound, self.eta)
+        return self._replace(group_size=group_size, bound=bound, eta=eta)
 
     @property
     def may_wait(self) -> bool:
@@ -78,7 +79,7 @@ class Coordinator:
         self.read = [-1] * num_workers  # the version each worker read last
         self.clock = [0] * num_workers  # messages each worker has handed in
         self.slowest = 0
-        self.count = version * discipline.group_size  # places that were given to messages
+        self.count = version * self.discipline.group_size  # places that were given to messages
         self.place: list[int | None] = [None] * num_workers  # under eta, of the job that the worker is at
 
     def may_begin(self, worker: int) -> bool:

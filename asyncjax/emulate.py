@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from asyncjax import threefry
+from asyncjax.checks import whole
 from asyncjax.engine import check_run, chunks, concatenate_metrics, not_finite, starting_state
 from asyncjax.exact import flag_is_set
 from asyncjax.method import Chunk, Method, Metrics, PyTree, Result, State
@@ -76,6 +77,7 @@ def emulate(
     """
     sizes = {"width": width, "num_workers": num_workers, "num_views": num_views}
     check_run(method, key, schedule, callback=callback, chunk_size=chunk_size, **sizes)
+    width, num_workers, num_views, chunk_size = whole(width, num_workers, num_views, chunk_size)
     if exact and width not in (None, 1):
         raise ValueError(
             f"width={width} and exact=True exclude each other: lanes of a batch round otherwise; drop one."

@@ -24,6 +24,7 @@ from asyncjax.checks import (
 from asyncjax.kept import kept
 from asyncjax.method import Array, Method, Metrics, PyTree, State
 from asyncjax.schedules import Schedule, check_axes
+from asyncjax.traced import under_transformation
 
 
 def check_run(
@@ -39,6 +40,12 @@ def check_run(
     check_static(chunk_size=chunk_size, **counts)
     check_counts(chunk_size=chunk_size, **counts)
     check_function(callback=callback)
+
+
+def check_host(engine: str) -> None:
+    """Raises ValueError inside a transformation, for an engine that runs on the host."""
+    if under_transformation():
+        raise ValueError(f"{engine} runs on the host: call it outside jit, vmap and grad, or use emulate inside.")
 
 
 def initial_state(method: Method, key: jax.Array, num_workers: int) -> State:

@@ -43,7 +43,7 @@ def sawtooth(num_updates: int, bound: int) -> Schedule:
       >>> aj.faults.sawtooth(5, bound=2).staleness().ravel()
       array([0, 1, 2, 0, 1], dtype=int32)
     """
-    _check_bound(bound)
+    bound = _whole_bound(bound)
     schedule = round_robin(num_updates, bound + 1)
     return schedule._replace(read=np.arange(num_updates, dtype=np.int32)[:, None] - schedule.worker)
 
@@ -69,9 +69,10 @@ def laggard(num_updates: int, num_workers: int, bound: int) -> Schedule:
       >>> schedule.worker.ravel(), schedule.staleness().ravel()
       (array([0, 1, 2, 1, 0, 2], dtype=int32), array([0, 0, 2, 0, 0, 2], dtype=int32))
     """
-    _check_bound(bound)
+    bound = _whole_bound(bound)
     check_given(num_workers=num_workers)
     check_int32(num_workers=num_workers)
+    num_workers = int(num_workers)
     if num_workers < 2:
         raise ValueError(f"num_workers={num_workers}: besides the laggard there is at least one worker.")
     schedule = sequential(num_updates, num_workers - 1)
@@ -99,7 +100,7 @@ def maximal_delay(schedule: Schedule, bound: int) -> Schedule:
       >>> aj.faults.maximal_delay(aj.schedules.sequential(6, num_workers=4), bound=2).staleness().ravel()
       array([0, 1, 2, 2, 2, 2], dtype=int32)
     """
-    _check_bound(bound)
+    bound = _whole_bound(bound)
     schedule = check(schedule)
     earliest = (
         after_own_message(np.asarray(schedule.worker).ravel()).reshape(schedule.worker.shape) // schedule.group_size
@@ -352,11 +353,12 @@ def _ceil(x: float) -> float:
     return np.round(x) if np.isclose(x, np.round(x), rtol=1e-12, atol=0) else np.ceil(x)
 
 
-def _check_bound(bound: int) -> None:
+def _whole_bound(bound: int) -> int:
     check_given(bound=bound)
     check_int32(bound=bound)
     if bound < 0:
         raise ValueError(f"bound={bound}: staleness is at least 0.")
+    return int(bound)
 
 
 def _check_seconds(**arguments: float) -> None:
@@ -367,5 +369,5 @@ def _check_seconds(**arguments: float) -> None:
 
 def _check_positive(**arguments: float) -> None:
     for name, value in arguments.items():
-        if isinstance(value, str) or not 0 < value < np.inf:
+        if isinstance(value, str) or value is None or np.ndim(value) or not 0 < value < np.inf:
             raise ValueError(f"{name}={value!r}: give a positive, finite number.")

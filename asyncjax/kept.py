@@ -7,11 +7,15 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Generic, TypeVar, TypeVarTuple
+from typing import Any, Generic, TypeVar, TypeVarTuple
+
+import jax
 
 Ts = TypeVarTuple("Ts")
 T = TypeVar("T")
 MAX_PROGRAMS = 128
+# What of JAX's configuration decides what is compiled, and may be another one at the next run of a method.
+SETTINGS = ("jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable", "jax_default_matmul_precision")
 # Linux kills a process that has 65,530 memory maps. The programs of one method take up to 2,000.
 MAX_MAPS = 30_000
 
@@ -21,19 +25,20 @@ class kept(Generic[*Ts, T]):
 
     def __init__(self, compiled: Callable[[*Ts], T]) -> None:
         self.compiled, self.__doc__ = compiled, compiled.__doc__
-        self.programs: OrderedDict[tuple[*Ts], T] = OrderedDict()
+        self.programs: OrderedDict[tuple[tuple[*Ts], tuple[Any, ...]], T] = OrderedDict()
         self.lock = threading.RLock()
 
     def __call__(self, *args: *Ts) -> T:
         """What was compiled for these arguments, now or before."""
+        key = args, tuple(getattr(jax.config, name, None) for name in SETTINGS)
         with self.lock:
-            if args in self.programs:
-                self.programs.move_to_end(args)
+            if key in self.programs:
+                self.programs.move_to_end(key)
             else:
                 if len(self.programs) >= MAX_PROGRAMS or num_maps() > MAX_MAPS:
                     self.forget((len(self.programs) + 1) // 2)
-                self.programs[args] = self.compiled(*args)
-            return self.programs[args]
+                self.programs[key] = self.compiled(*args)
+            return self.programs[key]
 
     def forget(self, count: int | None = None) -> None:
         """Lets the programs go that were not used for longest; of these, all or so many.

@@ -7,7 +7,7 @@ a matplotlib Figure; pyplot and its global state are not used. Save with `figure
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -371,6 +371,8 @@ def _curve(curve: Curve, metric: str, x: str) -> tuple[np.ndarray, np.ndarray]:
         return xs, ys
     if isinstance(curve, (str, os.PathLike, runs.Run)):
         curve = [curve]
+    if not isinstance(curve, Iterable):
+        raise TypeError(f"curves={curve!r}: give run directories, or (x, y) with x Float[L] and y Float[S, L].")
     series = [_series(_run(run), metric, x) for run in curve]  # pyright: ignore[reportArgumentType, reportGeneralTypeIssues]
     if not series:
         raise ValueError(f"curves={curve!r}: give at least one run.")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from asyncjax.engine import check_run, chunks, concatenate_metrics, not_finite, starting_state, then
+from asyncjax.engine import check_host, check_run, chunks, concatenate_metrics, not_finite, starting_state, then
 from asyncjax.host import HostProgram, Job, Log, Place, View, cached_host_program
 from asyncjax.method import Chunk, Method, Result, State
 from asyncjax.packing import Packed
@@ -59,7 +59,8 @@ def replay(
       True
     """
     check_run(method, key, schedule, callback=callback, chunk_size=chunk_size, num_workers=num_workers)
-    num_workers = num_workers or max(schedule.num_workers, 1)
+    check_host("replay")
+    num_workers = int(num_workers or max(schedule.num_workers, 1))
     schedule = check(schedule, num_workers)
     state = starting_state(state, method, key, num_workers, schedule.num_updates, "schedule")
     parts = read_parts(schedule.read, jax.eval_shape(method.view, state.shared))
@@ -73,7 +74,7 @@ def replay(
         if callback is not None and done > start:
             callback(Chunk(run.state() if finite else None, collected[-1], cut(schedule, start, done)))
 
-    for start, stop in chunks(state.update, schedule.num_updates, chunk_size):
+    for start, stop in chunks(state.update, schedule.num_updates, int(chunk_size)):
         bad = None
         try:
             bad = next((t for t in range(start, stop) if not run.update(t) and check_finite), None)

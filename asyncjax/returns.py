@@ -103,8 +103,7 @@ def n_step_returns(
     if n < 1:
         raise ValueError(f"n={n}: a return looks at least 1 step ahead.")
     r_t, discount_t, v_t = floats(r_t=r_t, discount_t=discount_t, v_t=v_t)
-    last = jnp.zeros(r_t.shape, bool).at[-1].set(True)
-    stop = last if truncated_t is None else last | truncated_t
+    stop = flags(truncated_t, r_t).at[-1].set(True)
     g = r_t + discount_t * v_t
     for _ in range(min(n, len(r_t)) - 1):
         g = r_t + discount_t * jnp.where(stop, v_t, jnp.roll(g, -1))
@@ -254,8 +253,7 @@ def retrace(
     r_t, discount_t, q_tm1, v_t, rho_tm1 = floats(r_t=r_t, discount_t=discount_t, q_tm1=q_tm1, v_t=v_t, rho_tm1=rho_tm1)
     # The trace of a transition belongs to the action that begins it, so a step's error decays by the next one's.
     c_t = jnp.append(trace(lambda_, None, r_t)[1:] * jnp.minimum(rho_tm1[1:], 1.0), 0.0)
-    if truncated_t is not None:
-        c_t = jnp.where(truncated_t, 0.0, c_t)
+    c_t = jnp.where(flags(truncated_t, r_t), 0.0, c_t)
     return q_tm1 + decayed_sums(r_t + discount_t * v_t - q_tm1, discount_t * c_t)
 
 
@@ -265,15 +263,30 @@ def floats(**segment: jax.Array) -> list[jax.Array]:
     Raises:
       ValueError: arrays that are not all of one shape [T], such as a batch, or T + 1 values.
     """
-    shapes = {name: jnp.shape(x) for name, x in segment.items()}
-    if set(shapes.values()) != {(jnp.size(segment["r_t"]),)} or not jnp.size(segment["r_t"]):
+    arrays = [jnp.asarray(x) for x in segment.values()]
+    shapes = dict(zip(segment, (x.shape for x in arrays), strict=True))
+    if len(set(shapes.values())) > 1 or arrays[0].ndim != 1 or not arrays[0].size:
         raise ValueError(
             f"The arrays of a segment have one shape, [T], but these have {shapes}: give T of each, the values v_tm1 of"
             " the states acted in apart from the values v_t of the next ones, and jax.vmap for a batch."
         )
-    dtypes = [jnp.result_type(x) for x in segment.values()]
+    dtypes = [x.dtype for x in arrays]
     dtype = jnp.result_type(*[dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)] or [float])
-    return [jnp.asarray(x, dtype) for x in segment.values()]
+    return [x.astype(dtype) for x in arrays]
+
+
+def flags(truncated_t: jax.Array | None, like: jax.Array) -> jax.Array:
+    """Bool[T]: where the episode was truncated; nowhere for None.
+
+    Raises:
+      ValueError: another shape than [T]: one flag would be taken for all.
+    """
+    if truncated_t is None:
+        return jnp.zeros(like.shape, bool)
+    truncated_t = jnp.asarray(truncated_t)
+    if truncated_t.shape != like.shape:
+        raise ValueError(f"truncated_t has the shape {truncated_t.shape}, the rewards {like.shape}: give Bool[T].")
+    return truncated_t.astype(bool)
 
 
 def capped(rho: jax.Array, cap: Scalar) -> jax.Array:
@@ -283,8 +296,12 @@ def capped(rho: jax.Array, cap: Scalar) -> jax.Array:
 
 def trace(lambda_: Scalar, truncated_t: jax.Array | None, like: jax.Array) -> jax.Array:
     """lambda_t, Float[T]: `lambda_`, and 0 where the episode was truncated."""
+    if jnp.shape(lambda_) not in {(), like.shape}:
+        raise ValueError(
+            f"lambda_ has the shape {jnp.shape(lambda_)}, the rewards {like.shape}: give one, or Float[T]."
+        )
     lambda_t = jnp.broadcast_to(jnp.asarray(lambda_, like.dtype), like.shape)
-    return lambda_t if truncated_t is None else jnp.where(truncated_t, 0.0, lambda_t)
+    return lambda_t if truncated_t is None else jnp.where(flags(truncated_t, like), 0.0, lambda_t)
 
 
 def decayed_sums(x_t: jax.Array, decay_t: jax.Array) -> jax.Array:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from asyncjax import files
-from asyncjax.checks import check_given, check_int32, check_kind, check_whole
+from asyncjax.checks import check_given, check_int32, check_kind, check_whole, whole
 from asyncjax.discipline import Coordinator, Discipline, Wait
 from asyncjax.files import PathLike
 from asyncjax.service import Service, streams
@@ -69,7 +69,7 @@ class Schedule(NamedTuple):
         oldest = leaves[0]
         for leaf in leaves[1:]:
             oldest = np.minimum(oldest, leaf) if isinstance(leaf, np.ndarray) else jax.numpy.minimum(oldest, leaf)
-        return np.arange(self.num_updates, dtype=np.int32)[:, None] - oldest
+        return np.arange(self.num_updates, dtype=np.int32)[:, None] - oldest.astype(np.int32)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -96,6 +96,7 @@ def round_robin(num_updates: int, num_workers: int) -> Schedule:
       >>> schedule.worker.ravel(), schedule.read.ravel()
       (array([0, 1, 2, 0, 1], dtype=int32), array([0, 0, 0, 1, 2], dtype=int32))
     """
+    num_updates, num_workers = _sizes(num_updates, num_workers)
     return _in_turn(num_updates, num_workers, num_workers - 1)
 
 
@@ -173,7 +174,7 @@ def barrier(num_updates: int, num_workers: int) -> Schedule:
       >>> schedule.worker.tolist(), schedule.read.tolist()
       ([[0, 1, 2], [0, 1, 2]], [[0, 0, 0], [1, 1, 1]])
     """
-    _check_sizes(num_updates, num_workers)
+    num_updates, num_workers = _sizes(num_updates, num_workers)
     worker = np.broadcast_to(np.arange(num_workers, dtype=np.int32), (num_updates, num_workers))
     read = np.broadcast_to(np.arange(num_updates, dtype=np.int32)[:, None], (num_updates, num_workers))
     return Schedule(worker.copy(), read.copy())
@@ -229,14 +230,14 @@ def from_service_times(
 
     Source: with exponential times the machine-repairman model, Cox and Smith, Queues (1961).
     """
-    _check_sizes(num_updates, num_workers)
+    num_updates, num_workers = _sizes(num_updates, num_workers)
     coordinator = Coordinator(Discipline(group_size, wait, bound, eta), num_workers)
     times_of = [stream.__next__ for stream in streams(service, key, num_workers)]
     commits = _seconds("commit", commit, jax.random.fold_in(key, 0), 1)[0]
     restarts = _seconds("restart", restart, jax.random.fold_in(key, 1), num_workers)
     clock = VirtualClock(coordinator, times_of, commits, restarts)
     worker, read, begin, end, time = clock.run(num_updates)
-    shape = (num_updates, group_size)
+    shape = (num_updates, coordinator.discipline.group_size)
     return Schedule(
         np.asarray(worker, np.int32).reshape(shape),
         np.asarray(read, np.int32).reshape(shape),
@@ -256,12 +257,13 @@ def _seconds(name: str, value: Service | float, key: jax.Array, count: int) -> l
 
 
 def _in_turn(num_updates: int, num_workers: int, delay: int) -> Schedule:
-    _check_sizes(num_updates, num_workers)
+    num_updates, num_workers = _sizes(num_updates, num_workers)
     updates = np.arange(num_updates, dtype=np.int32)[:, None]
     return Schedule(updates % np.int32(num_workers), np.maximum(updates - np.int32(delay), 0))
 
 
-def _check_sizes(num_updates: int, num_workers: int) -> None:
+def _sizes(num_updates: int, num_workers: int) -> list[int]:
+    """The two as Python's numbers, checked."""
     check_given(num_updates=num_updates, num_workers=num_workers)
     check_whole(num_updates=num_updates, num_workers=num_workers)
     if num_updates < 0:
@@ -269,6 +271,7 @@ def _check_sizes(num_updates: int, num_workers: int) -> None:
     if num_workers < 1:
         raise ValueError(f"num_workers={num_workers}: at least one worker is needed.")
     check_int32(num_updates=num_updates, num_workers=num_workers)
+    return whole(num_updates, num_workers)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -296,6 +299,7 @@ def check(schedule: Schedule, num_workers: int | None = None) -> Schedule:
       3
     """
     check_kind(Schedule, "give one of asyncjax.schedules, or a recorded one", schedule=schedule)
+    check_axes(schedule)
     worker = _integers("worker", schedule.worker)
     read = jax.tree.map(lambda leaf: _integers("read", leaf), schedule.read)
     num_updates, group_size = worker.shape
@@ -355,6 +359,8 @@ def _integers(name: str, value: Any) -> Any:
             f"schedule.{name} is {array.dtype}{list(array.shape)}, but wants Int[T, G];"
             " for one message per update add an axis: worker[:, None]."
         )
+    if not is_traced(array) and array.size and array.max() > np.iinfo(np.int32).max:
+        raise ValueError(f"schedule.{name} has {array.max()}: use at most {np.iinfo(np.int32).max}, the largest int32.")
     return array.astype(np.int32)
 
 

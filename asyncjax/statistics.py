@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from asyncjax.checks import check_given, check_number, check_whole
+
 Statistic = Callable[[np.ndarray], np.ndarray]
 
 
@@ -78,6 +80,10 @@ def bootstrap_interval(
     """
     _check_probability(level=level)
     ys = np.asarray(ys, np.float64)
+    if not ys.ndim:
+        raise ValueError(f"ys={ys}: give an axis of seeds, Float[S, ...].")
+    check_given(num_resamples=num_resamples)
+    check_whole(num_resamples=num_resamples)
     if num_resamples < 1:
         raise ValueError(f"num_resamples={num_resamples}: draw at least one, and some 1000 for an interval of 95 %.")
     if len(ys) < 1:
@@ -178,7 +184,8 @@ def seeds_needed(differences: np.ndarray, effect: float, *, level: float = 0.95,
     leaves out 0 in 73 % of cases instead of 80 %, and takes a fifth more seeds for those.
     """
     _check_probability(level=level, power=power)
-    if np.ndim(effect) or not effect > 0:
+    check_number(effect=effect)
+    if not effect > 0:
         raise ValueError(f"effect={effect}: give the size of the difference, a positive number.")
     differences = np.asarray(differences, np.float64)
     if len(differences) < 2:
@@ -195,6 +202,7 @@ def seeds_needed(differences: np.ndarray, effect: float, *, level: float = 0.95,
 
 
 def _check_probability(**arguments: float) -> None:
+    check_number(**arguments)
     for name, value in arguments.items():
         if not 0 < value < 1:
             raise ValueError(f"{name}={value}: a probability between 0 and 1, such as 0.95 or 0.8.")

@@ -8,9 +8,9 @@ from typing import Literal, get_args
 
 import jax
 
-from asyncjax.checks import check_choice, check_given, check_positive
+from asyncjax.checks import check_choice, check_given, check_positive, whole
 from asyncjax.discipline import Coordinator, Discipline, Wait
-from asyncjax.engine import check_run, starting_state
+from asyncjax.engine import check_host, check_run, starting_state
 from asyncjax.host import Device, cached_host_program
 from asyncjax.method import Chunk, Method, Result, State
 from asyncjax.schedules import Schedule
@@ -96,11 +96,13 @@ def run_threads(
     check_run(method, key, callback=callback, chunk_size=chunk_size, num_threads=num_threads, **sizes)
     check_positive(timeout=timeout)
     check_choice(get_args(Publication), publication=publication)
+    check_host("run_threads")
+    num_workers, num_updates, num_threads, chunk_size = whole(num_workers, num_updates, num_threads, chunk_size)
     discipline = Discipline(group_size, wait, bound, eta).check(num_workers)
     state = starting_state(state, method, key, num_workers, num_updates, "num_updates")
     num_leaves = len(jax.tree.leaves(jax.eval_shape(method.view, state.shared)))
     parts = tuple(range(num_leaves)) if publication == "leaf" else (0,) * num_leaves
-    program = cached_host_program(method, num_workers, group_size, parts)
+    program = cached_host_program(method, num_workers, discipline.group_size, parts)
     devices = jax.local_devices() if devices is None else devices
     if not isinstance(devices, Sequence) or not all(isinstance(device, jax.Device) for device in devices):
         raise TypeError(f"devices={devices!r}: give a list of devices, such as jax.local_devices().")

@@ -308,7 +308,7 @@ def read_parts(read: PyTree, view: PyTree) -> tuple[int, ...]:
     """
     num_parts, read_def = len(jax.tree.leaves(read)), jax.tree.structure(read)
     num_leaves, view_def = len(jax.tree.leaves(view)), jax.tree.structure(view)
-    if num_parts == 1:
+    if jax.tree_util.treedef_is_leaf(read_def):
         return (0,) * num_leaves
     try:
         subtrees = read_def.flatten_up_to(view)

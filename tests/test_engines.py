@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import asyncjax as aj
 from asyncjax.kept import kept
+from asyncjax.packing import all_finite
 from asyncjax.program import cached_program
 from asyncjax.waves import Planner, stack_reads
 from tests.laws import (
@@ -390,6 +391,49 @@ def test_fixed_delay_is_stable_just_below_the_threshold_and_not_above(delay: int
     assert above > 100 or not np.isfinite(above)
 
 
+def test_a_method_may_run_again_under_another_configuration() -> None:
+    """With doubles after singles and the other way round, and with keys of another kind."""
+
+    def init(key: jax.Array, num_workers: int) -> Any:
+        return jnp.ones(3), jax.random.split(key, num_workers)
+
+    def work(w: jax.Array, key: jax.Array) -> Any:
+        return w + jax.random.normal(key, w.shape, w.dtype), jax.random.fold_in(key, 1), {}
+
+    method = aj.Method(init, lambda w: w, work, lambda w, messages, stale: (w - 0.1 * messages.mean(0), {}))
+    schedule = aj.schedules.round_robin(3, 2)
+    for doubles in (False, True, False):
+        with jax.enable_x64(doubles):
+            of_replay = aj.replay(method, schedule, KEY).shared
+            of_emulate = aj.emulate(method, schedule, KEY).shared
+            of_threads = aj.run_threads(method, KEY, num_workers=2, num_updates=3)[0].shared
+            assert of_replay.dtype == of_emulate.dtype == of_threads.dtype == (jnp.float64 if doubles else jnp.float32)
+            np.testing.assert_allclose(of_replay, of_emulate, rtol=1e-6)
+    with jax.default_prng_impl("rbg"):
+        key = jax.random.key(0)
+        assert_close(aj.emulate(method, schedule, key), aj.replay(method, schedule, key))
+
+
+def test_numbers_of_a_small_type_do_not_overflow() -> None:
+    small, descent = np.int8, aj.sgd(lambda w: 0.5 * w**2, 1.0, optimizer=optax.sgd(0.01))
+    service = aj.service.exponential()
+    rule: dict[str, Any] = {"group_size": small(2), "eta": small(2)}
+    assert aj.schedules.from_service_times(service, 150, small(3), KEY, **rule).staleness().max() <= 2
+    done = aj.run_threads(descent, KEY, num_workers=small(2), num_updates=150, chunk_size=small(100), **rule)[1]
+    assert done.num_updates == 150
+    schedule = aj.schedules.round_robin(150, small(2))
+    runs = [run(descent, schedule, KEY, chunk_size=small(100), num_workers=small(2)) for run in (aj.emulate, aj.replay)]
+    assert_close(*runs)
+    assert aj.faults.sawtooth(300, np.uint8(255)).staleness().max() == 255
+
+
+@pytest.mark.parametrize("largest", [np.float32(np.finfo(np.float32).max), np.float16(np.finfo(np.float16).max)])
+def test_the_largest_numbers_are_finite(largest: Any) -> None:
+    assert all_finite({"a": jnp.full(9, largest), "b": jnp.arange(3)})
+    for wrong in (np.inf, -np.inf, np.nan):
+        assert not all_finite({"a": jnp.full(9, largest).at[4].set(wrong)})
+
+
 def test_threads_leave_no_thread_behind() -> None:
     before = threading.active_count()
     aj.run_threads(method("sgd"), KEY, num_workers=3, num_updates=10)
@@ -406,7 +450,7 @@ def test_the_programs_of_old_methods_are_let_go_though_they_are_in_cycles(monkey
     assert compile_it(0) is first() is not None, "the last used"
     monkeypatch.setattr("asyncjax.kept.MAX_MAPS", 0)  # no room for another
     compile_it(4)
-    assert list(compile_it.programs) == [(method,) for method in (3, 0, 4)]
+    assert [args for args, _ in compile_it.programs] == [(method,) for method in (3, 0, 4)]
     compile_it(5)
     assert first() is last() is None
 

@@ -53,9 +53,13 @@ def test_the_gradient_is_reinforce(whole):
     agent = make_agent(env, SMALL)
     shared, local = method.init(jax.random.key(3), 1)
     worker = jax.tree.map(lambda x: x[0], local)
-    message, _, _ = jax.jit(method.work)(shared.params, worker)
+    message, _, metrics = jax.jit(method.work)(shared.params, worker)
     begun = start(agent, worker.key, 3) if whole else worker
     trajectory = collect(agent, shared.params, begun, length)[0]
+    # Of whole episodes one of each environment counts, or short ones would count more often than long ones.
+    ends = np.asarray(trajectory.terminated | trajectory.truncated)
+    assert int(metrics["episodes"]) == (3 if whole else ends.sum())
+    assert not whole or int(metrics["length_sum"]) == -int(metrics["return_sum"]) == (1 + ends.argmax(0)).sum()
     weights = np.zeros((length, 3), np.float32)
     for n in range(3):
         g, ends = 0.0, np.asarray(trajectory.terminated | trajectory.truncated)[:, n]

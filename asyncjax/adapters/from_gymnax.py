@@ -15,12 +15,13 @@ import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
 from asyncjax.adapters.gymnax_imports import CLASSES, import_class, import_module
-from asyncjax.checks import nearest
+from asyncjax.checks import check_number, nearest
 from asyncjax.environment import Box, Discrete, Environment, Space, Step
 from asyncjax.traced import is_traced
 
 PyTree = Any
 NEEDS_DOWNLOAD = "MNISTBandit-bsuite"
+LIMIT = "max_steps_in_episode"
 
 
 def from_id(env_id: str, params: dict[str, Any]) -> Environment:
@@ -42,7 +43,9 @@ def default_env(env_id: str) -> Environment:
 def construct(env_id: str, params: dict[str, Any]) -> tuple[Any, str, dict[str, Any]]:
     """The gymnax object of an id, built with those of `params` that its constructor takes, its id, the other params."""
     factory = factory_of(env_id)
-    accepted = set(inspect.signature(factory).parameters)
+    accepted = inspect.signature(factory).parameters
+    for name in params.keys() & accepted.keys():
+        check_value(name, params[name], accepted[name].default)
     with gymnax_semantics():
         env = factory(**{name: value for name, value in params.items() if name in accepted})
         defaults = env.default_params
@@ -77,11 +80,35 @@ def check_params(name: str, params: dict[str, Any], fields: list[str], more: lis
             )
 
 
+def check_value(name: str, value: Any, default: Any) -> None:
+    """Raises TypeError or ValueError for a value of another kind than the default, as far as it is known.
+
+    Whole numbers in gymnax count something, unless they may be 0.
+    """
+    counts = isinstance(default, int) or name == LIMIT
+    if is_traced(value) or not isinstance(default, (bool, int, float)):
+        return
+    if isinstance(default, bool):
+        if not isinstance(value, (bool, np.bool_)):
+            raise TypeError(f"{name}={value!r}: give True or False.")
+        return
+    check_number(**{name: value})
+    if isinstance(value, (bool, np.bool_)) or (counts and value != np.floor(value)):
+        raise TypeError(f"{name}={value!r}: give a {'whole ' if counts else ''}number.")
+    if not np.isfinite(value) or (counts and not min(1, default) <= value < 2**31):
+        wanted = f"{min(1, default):.0f} to {2**31 - 1}" if counts else "a finite number"
+        raise ValueError(f"{name}={value!r}: give {wanted}.")
+
+
 def from_gymnax(env: Any, name: str, params: dict[str, Any]) -> Environment:
     """The Environment of a gymnax-style object, with `params` replacing its default parameters."""
     with gymnax_semantics():
         defaults = env.default_params
         check_params(name, params, [field.name for field in dataclasses.fields(defaults)], [])
+        for param, value in params.items():
+            check_value(param, value, default := getattr(defaults, param))
+            # A whole number in the place of a float changes types in the middle of a step.
+            params = params | {param: float(value) if isinstance(default, float) and type(value) is int else value}
         env_params = dataclasses.replace(defaults, **params)
         action_space = to_space(env.action_space(env_params), None)
         state_like, observation_like = steady_types(env, env_params, action_space)
@@ -106,7 +133,7 @@ def from_gymnax(env: Any, name: str, params: dict[str, Any]) -> Environment:
 def time_limit(env: Any, params: Any) -> int | None:
     """The limit of gymnax's own truncation rule; an environment may have another rule."""
     rule = getattr(type(env), "is_truncated", None)
-    limit = getattr(params, "max_steps_in_episode", None)
+    limit = getattr(params, LIMIT, None)
     if rule is not import_module("gymnax.environments.environment").Environment.is_truncated:
         return None
     return None if limit is None or is_traced(limit) else int(limit)

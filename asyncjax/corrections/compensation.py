@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from asyncjax.checks import check_static, check_whole
 from asyncjax.corrections.per_message import Message, Number, at_least, below_one, like, number, per_message, wide
 from asyncjax.method import PyTree
 
@@ -224,6 +225,8 @@ def closed_loop_momentum(
     tuned, too; here measurements are clipped to [-1, 1], which keeps one outlier from mattering.
     """
     at_least(0.0, learning_rate=learning_rate, gain=gain, max_staleness=max_staleness)
+    check_static(max_staleness=max_staleness)
+    check_whole(max_staleness=max_staleness)
     below_one(momentum=momentum)
 
     def init(params: PyTree) -> ClosedLoop:

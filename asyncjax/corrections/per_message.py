@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from asyncjax.checks import check_number
 from asyncjax.exact import apart
 from asyncjax.method import PyTree
 from asyncjax.traced import concrete
@@ -118,7 +119,8 @@ def wide(x: jax.Array) -> jax.Array:
 
 
 def at_least(minimum: float, **arguments: Any) -> None:
-    """Raises ValueError for an argument whose value is known and below the minimum, or NaN."""
+    """Raises TypeError for what is no number, ValueError for a known one that is below the minimum, or NaN."""
+    check_number(**arguments)
     for name, value in arguments.items():
         known = concrete(value)
         if known is not None and not np.all(known >= minimum):

@@ -30,6 +30,8 @@ def scale_by(factor: Factor, name: str = "scale_by") -> optax.GradientTransforma
       >>> bool(abs(result.shared.params) < 0.5)
       True
     """
+    if not callable(factor):
+        raise TypeError(f"factor={factor!r}: give a function of the staleness, such as aj.corrections.polynomial(0.5).")
 
     def update(message: Message, state: PyTree) -> tuple[PyTree, PyTree]:
         return scaled(message.gradient, factor(message.staleness)), state

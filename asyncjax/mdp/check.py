@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from asyncjax.checks import check_number
 from asyncjax.mdp.core import MDP, AnyMDP, FunctionMDP
 
 
@@ -101,6 +102,7 @@ def _survey(mdp: FunctionMDP, chunk: int, starts: jax.Array) -> tuple[jax.Array,
 
 def check_discount(mdp: MDP, discount: float) -> None:
     """Raises where values need not exist: only a problem that always ends can have a discount of 1."""
+    check_number(discount=discount)
     if not 0 <= discount <= 1:
         raise ValueError(f"discount={discount}: values only exist for a discount from 0 to 1.")
     if discount < 1:

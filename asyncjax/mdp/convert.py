@@ -27,6 +27,8 @@ def from_rows(reward: np.ndarray, successor: np.ndarray, probability: np.ndarray
     So the rows of a sparse matrix, as the host solver needs them, are there without a copy.
     """
     check_real(reward=reward, probability=probability)
+    for action, state in np.argwhere(np.isnan(reward))[:1]:
+        raise ValueError(f"state {state}, action {action}: its reward is nan; give a number.")
     successor = np.ascontiguousarray(successor, np.int32)
     floats = np.float32 if probability.dtype == np.float32 else np.float64
     probability = np.ascontiguousarray(probability, floats)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from asyncjax.checks import check_kind
 from asyncjax.mdp.check import check, check_discount
 from asyncjax.mdp.core import MDP
 
@@ -26,10 +29,15 @@ def policy_values(mdp: MDP, policy: np.ndarray, discount: float) -> np.ndarray:
       >>> aj.mdp.policy_values(aj.mdp.random_walk(5), [0] * 7, 1.0)[1:-1] * 6
       array([1., 2., 3., 4., 5.])
     """
+    _check_arrays(mdp)
     policy = _checked(mdp, np.asarray(policy))
     reward, successor, probability = rows = _rows_of(mdp, policy)
     check_discount(MDP(reward[None], successor.T[None], probability.T[None]), discount)
     return _solved(*rows, discount)
+
+
+def _check_arrays(mdp: Any) -> None:
+    check_kind(MDP, "give arrays, such as aj.mdp.tabulate(mdp) makes of a function", mdp=mdp)
 
 
 def _rows_of(mdp: MDP, policy: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -75,6 +83,7 @@ def exact_values(mdp: MDP, discount: float) -> np.ndarray:
       >>> aj.mdp.exact_values(aj.mdp.forest(3), 0.9).round(3)
       array([26.244, 29.484, 33.484])
     """
+    _check_arrays(mdp)
     check(mdp, discount)
     reward, probability = np.asarray(mdp.reward, np.float64), np.asarray(mdp.probability, np.float64)
     successor, states = np.asarray(mdp.successor), np.arange(mdp.num_states)

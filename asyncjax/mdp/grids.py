@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from asyncjax.checks import check_counts
+from asyncjax.checks import check_counts, check_given
 from asyncjax.mdp.check import check_chances
 from asyncjax.mdp.convert import from_rows
 from asyncjax.mdp.core import MDP
@@ -89,9 +89,12 @@ def _cells(grid: Sequence[str] | tuple[int, int]) -> np.ndarray:
         if len({len(row) for row in rows}) != 1 or not rows[0]:
             raise ValueError(f"the grid's rows have lengths {[len(row) for row in rows]}; make all equal, none 0.")
         return np.array(rows)
-    height, width = (int(size) for size in grid)
+    if len(grid) != 2:
+        raise ValueError(f"grid={grid!r}: give (height, width), or rows of text.")
+    height, width = grid
+    check_given(height=height, width=width)
     check_counts(height=height, width=width)
-    cells = np.full((height, width), ".")
+    cells = np.full((int(height), int(width)), ".")
     cells[-1, -1] = "G"
     return cells
 

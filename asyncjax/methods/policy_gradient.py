@@ -119,7 +119,8 @@ def policy_gradient(
     def sample(params: PyTree, worker: Rollout) -> tuple[Trajectory, Rollout, Metrics]:
         if whole:
             worker = start(agent, worker.key, num_envs)
-        return collect(agent, params, worker, length)
+        trajectory, worker, episodes = collect(agent, params, worker, length)
+        return trajectory, worker, of_first_episodes(trajectory) if whole else episodes
 
     def loss(params: PyTree, trajectory: Trajectory) -> tuple[jax.Array, Metrics]:
         counts, terms = jax.vmap(segment_loss, in_axes=1)(forward(agent, params, trajectory), trajectory)
@@ -142,6 +143,15 @@ def policy_gradient(
         policy=agent.policy,
         distribution=partial(distribution, agent),
     )
+
+
+def of_first_episodes(trajectory: Trajectory) -> Metrics:
+    """What `unroll` reports of all episodes, of the first of each environment: of the others most would be short."""
+    counts = jax.vmap(first_episode, in_axes=1, out_axes=1)(trajectory)
+    ended = (counts * (trajectory.terminated | trajectory.truncated).astype(jnp.float32)).sum(axis=0)
+    reward = trajectory.reward.astype(jnp.float32)
+    sums = {"return_sum": (counts * reward).sum(axis=0), "length_sum": counts.sum(axis=0)}
+    return {"episodes": ended.sum(), **{name: (ended * x).sum() for name, x in sums.items()}}
 
 
 def first_episode(trajectory: Trajectory) -> jax.Array:

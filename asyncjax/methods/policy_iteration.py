@@ -95,7 +95,7 @@ def policy_iteration(
     and enhanced policy iteration in discounted dynamic programming (2012), whose min over costs is a max here. The
     cycles of the unrepaired form: Williams and Baird, Analysis of some incremental variants of policy iteration (1993).
     """
-    check_problem(mdp, discount, num_blocks=num_blocks, block_size=block_size)
+    check_problem(mdp, discount, initial_values, num_blocks=num_blocks, block_size=block_size)
     check_reference(reference, mdp.num_states)
     check_given(num_evaluations=num_evaluations)
     check_whole(num_evaluations=num_evaluations)

@@ -73,7 +73,7 @@ def rtdp(
 
     Source: Barto, Bradtke and Singh, Learning to act using real-time dynamic programming (1995).
     """
-    check_problem(mdp, discount, unroll_length=unroll_length)
+    check_problem(mdp, discount, initial_values, unroll_length=unroll_length)
     check_reference(reference, mdp.num_states)
     walk = make_walk(mdp, start, max_steps)
     first_values = _upper_bound(mdp, discount) if initial_values is None else initial_values

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from asyncjax.checks import check_counts
+from asyncjax.checks import check_counts, check_number
 from asyncjax.mdp.check import check, check_discount, check_is_mdp
 from asyncjax.mdp.core import MDP, AnyMDP, bellman
 from asyncjax.method import Array, Method, Metrics, PyTree, Stale
@@ -98,7 +98,7 @@ def value_iteration(
     Source: Bertsekas, Distributed dynamic programming (1982); Bertsekas and Tsitsiklis, Parallel and distributed
     computation (1989), chapter 6.
     """
-    check_problem(mdp, discount, num_blocks=num_blocks, block_size=block_size, num_leaves=num_leaves)
+    check_problem(mdp, discount, initial_values, num_blocks=num_blocks, block_size=block_size, num_leaves=num_leaves)
     check_reference(reference, mdp.num_states)
     if order not in ("cyclic", "random", "largest"):
         raise ValueError(f"order={order!r}: choose 'cyclic', 'random' or 'largest'.")
@@ -136,14 +136,22 @@ def value_iteration(
     return Method(init=init, view=view, work=work, apply=apply)
 
 
-def check_problem(mdp: AnyMDP, discount: Number, **counts: int | None) -> None:
-    """Raises for arrays that are no problem, for a discount at which it has no values, and for counts below 1."""
+def check_problem(mdp: AnyMDP, discount: Number, initial_values: Array | None = None, **counts: int | None) -> None:
+    """Raises for what is no problem, a discount at which it has no values, and values that a run can not begin from."""
     check_is_mdp(mdp)
     check_counts(**counts)
+    check_number(discount=discount)
     if isinstance(mdp, MDP) and not is_traced(mdp):
         check(mdp, None if is_traced(discount) else float(discount))
     elif not is_traced(discount) and discount != 1:
         check_discount(mdp, float(discount))  # type: ignore[arg-type]  # one below 1 is right for every problem
+    if initial_values is None:
+        return
+    if np.shape(initial_values) != (mdp.num_states,):
+        shape = np.shape(initial_values)
+        raise ValueError(f"initial_values has shape {shape}: give one for each of {mdp.num_states} states.")
+    for state in [] if is_traced(initial_values) else np.flatnonzero(~np.isfinite(initial_values))[:1]:
+        raise ValueError(f"initial_values is not finite in state {state}: begin from finite values.")
 
 
 def check_reference(reference: Array | None, *shape: int) -> None:
@@ -154,12 +162,7 @@ def check_reference(reference: Array | None, *shape: int) -> None:
 
 def starting_values(mdp: AnyMDP, initial_values: Array | None) -> jax.Array:
     """The given values in JAX's default float type, or zeros; Float[S]."""
-    if initial_values is None:
-        return jnp.zeros(mdp.num_states)
-    values = jnp.asarray(initial_values, jnp.result_type(float))
-    if values.shape != (mdp.num_states,):
-        raise ValueError(f"initial_values has shape {values.shape}: give one for each of {mdp.num_states} states.")
-    return values
+    return jnp.zeros(mdp.num_states) if initial_values is None else jnp.asarray(initial_values, jnp.result_type(float))
 
 
 def owners(key: jax.Array, num_workers: int, num_states: int, num_blocks: int | None) -> Owner:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from asyncjax.checks import check_counts, check_least, check_number, check_whole
 from asyncjax.solvers.host import HostModel
 from asyncjax.solvers.mixing import Mixing
 from asyncjax.solvers.model import Model
@@ -48,6 +49,10 @@ def modified_policy_iteration(
 
     Source: Puterman and Shin (1978); MacQueen (1966); the combination is ours.
     """
+    check_counts(sweeps=sweeps, patience=patience)
+    check_number(accuracy=accuracy)
+    if not accuracy >= 0:
+        raise ValueError(f"accuracy={accuracy}: give a number of at least 0.")
     first, improvements, last, slow = None, 0, np.inf, 0
     mixing = Mixing(model, _MEMORY, run.certificate.closed)
     if patience is None and isinstance(model, HostModel) and model.num_states > _LARGE and not run.certificate.closed:
@@ -103,6 +108,7 @@ def gauss_seidel(model: HostModel, values: np.ndarray, run: Run, *, sweeps: int 
     Sweeps for all actions alternate with `sweeps` cheaper ones for the greedy policy's only. What a sweep
     changes is no bound on anything, so when it is small, and every now and then, a full residual decides.
     """
+    check_least(0, sweeps=sweeps)
     ordered = model.put_in_order(values)
     assert ordered is not None
     return _in_order(model, ordered, run, sweeps)
@@ -135,6 +141,7 @@ def anderson(model: Model, values: Any, run: Run, *, memory: int | None = 5) -> 
 
     Source: Walker and Ni (2011); the safeguard is ours.
     """
+    check_whole(memory=memory)
     if memory is not None and memory < 0:
         raise ValueError(f"memory={memory}: keep at least 0 differences, or None for all.")
     mixing = Mixing(model, memory, run.certificate.closed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, get_args
@@ -105,7 +106,7 @@ def solve(
 
         run = Run(_certificate(model, *sums, expired), tolerance, certifies, expired, tell)
         values = model.start(np.zeros(mdp.num_states) if initial is None else np.asarray(initial))
-        residual = METHODS[method](model, values, run, **options)
+        residual = METHODS[method](model, values, run, **_known(method, options))
         values = model.finish(residual.values)
         values = (values + run.certificate.shift(residual.low, residual.high)).astype(values.dtype)
         check_finite(values)
@@ -125,6 +126,15 @@ def solve(
         )
 
 
+def _known(method: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options, if they are the method's."""
+    known = list(inspect.signature(METHODS[method]).parameters)[3:]
+    for name, value in options.items():
+        if name not in known:
+            raise TypeError(f"{name}={value!r} is no option of {method}: it has {', '.join(known) or 'none'}.")
+    return options
+
+
 def _is_double(mdp: AnyMDP) -> bool:
     """Whether to compute in float64: for arrays their type decides, whatever JAX's default is."""
     return mdp.reward.dtype == np.float64 if isinstance(mdp, MDP) else jnp.zeros(()).dtype == np.float64
@@ -141,7 +151,7 @@ def _check_arguments(
     """The least and the greatest sum of a row of probabilities."""
     check_is_mdp(mdp)
     for name, value in (("discount", discount), ("tolerance", tolerance), ("max_seconds", max_seconds)):
-        if isinstance(value, str) or not np.ndim(value) == 0:
+        if value is None or isinstance(value, str) or not np.ndim(value) == 0:
             raise TypeError(f"{name}={value!r}: give a number.")
     if not max_seconds >= 0:
         raise ValueError(f"max_seconds={max_seconds}: give seconds of at least 0.")

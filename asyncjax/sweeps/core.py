@@ -9,9 +9,16 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import jax
-import numpy as np
 
-from asyncjax.checks import check_choice, check_counts, check_positive, check_run_key, check_whole
+from asyncjax.checks import (
+    check_choice,
+    check_counts,
+    check_given,
+    check_positive,
+    check_run_key,
+    check_static,
+    check_whole,
+)
 from asyncjax.method import Method
 from asyncjax.schedules import Schedule
 from asyncjax.sweeps import summaries
@@ -109,12 +116,17 @@ def sweep(
       (4, 3)
     """
     check_run_key(key)
+    check_static(batch_size=batch_size, num_workers=num_workers)
     check_counts(batch_size=batch_size, num_workers=num_workers)
     check_positive(max_bytes=max_bytes, batch_cpus=batch_cpus)
     check_choice(get_args(Engine), engine=engine)
     if engine == "ray" and devices is not None:
         raise ValueError("devices= are of this process: leave them out with engine='ray'.")
-    seeds = list(range(seeds)) if isinstance(seeds, (int, np.integer)) else list(seeds)
+    if not isinstance(seeds, Iterable):
+        check_given(seeds=seeds)
+        check_counts(seeds=seeds)
+        seeds = range(seeds)
+    seeds = list(seeds)
     check_whole(**{f"seeds[{i}]": seed for i, seed in enumerate(seeds)})
     seeds = [int(seed) for seed in seeds]
     if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):

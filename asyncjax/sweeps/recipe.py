@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from asyncjax.checks import check_kind
+from asyncjax.checks import check_counts, check_kind
 from asyncjax.method import Array, Method, Metrics, Result
 from asyncjax.schedules import Schedule, check
 from asyncjax.sweeps.lanes import Lane, LaneProgram, Numbers, Shape, keys_of
@@ -109,7 +109,9 @@ class Recipe:
         fixed = dict(group.fixed)
 
         def build(numbers: Numbers) -> Method:
-            return _call(self.method, {**fixed, **numbers})
+            made = _call(self.method, {**fixed, **numbers})
+            check_kind(Method, "give a Method, or a function that makes one, such as lambda: aj.a3c(env)", method=made)
+            return made
 
         def summarize(method: Method, result: Result, staleness: Array, numbers: Numbers, key: jax.Array) -> Metrics:
             of_run = {"method": method, "result": result, "staleness": staleness, "key": key}
@@ -173,6 +175,12 @@ def uniform(settings: Sequence[Setting]) -> list[Setting]:
                 f"The setting {setting} has a value for {unusable[0]!r} that can not be compared:"
                 " give numbers, strings, or tuples of them."
             )
+        check_counts(num_workers=setting.get("num_workers"))
+    for name in settings[0]:
+        known: dict[Any, Any] = {}
+        for x in (setting[name] for setting in settings):
+            if isinstance(x, bool) != isinstance(known.setdefault(x, x), bool):
+                raise ValueError(f"{name}={known[x]!r} and {name}={x!r} are equal in Python: give one of them only.")
     floats = {name for setting in settings for name, x in setting.items() if isinstance(x, float)}
     return [{name: float(x) if name in floats and type(x) is int else x for name, x in s.items()} for s in settings]
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from asyncjax.checks import check_given, check_number, check_whole
 from asyncjax.environment import Environment, make_env
 from asyncjax.evaluate import evaluate
 from asyncjax.method import Method, Metrics, Result
@@ -29,6 +30,7 @@ def final(fraction: float = 0.1) -> Callable[[Result], Metrics]:
       >>> float(aj.summaries.final(1.0)(result)["length"])
       9.0
     """
+    check_number(fraction=fraction)
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction={fraction}: a part of the run, above 0 and at most 1.")
 
@@ -53,6 +55,8 @@ def curve(points: int = 50, metric: str = "return") -> Callable[[Result], Metric
     Returns:
       result -> {"<metric>_curve": Float32[L]}; NaN before the first episode ended.
     """
+    check_given(points=points)
+    check_whole(points=points)
     if points < 1:
         raise ValueError(f"points={points}: a curve has at least 1.")
 

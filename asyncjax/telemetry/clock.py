@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from asyncjax.checks import check_given, check_kind, check_whole
 from asyncjax.schedules import Schedule, check
 
 
@@ -49,8 +50,8 @@ def workers(schedule: Schedule, num_workers: int | None = None) -> Workers:
       >>> aj.telemetry.workers(aj.faults.laggard(12, num_workers=3, bound=3)).mean.tolist()
       [0.0, 0.0, 3.0]
     """
-    num_workers = max(schedule.num_workers, 1) if num_workers is None else num_workers
     schedule = check(schedule, num_workers)
+    num_workers = max(schedule.num_workers, 1) if num_workers is None else num_workers
     worker, staleness = np.asarray(schedule.worker).ravel(), np.asarray(schedule.staleness()).ravel()
     timed = schedule.time is not None and schedule.end is not None
     queued = in_queue(schedule).ravel() if timed else np.full(worker.size, np.nan)
@@ -112,6 +113,7 @@ def throughput(schedule: Schedule) -> float:
       >>> aj.telemetry.throughput(aj.schedules.from_service_times(service, 40, 4, jax.random.key(0)))
       8.0
     """
+    check_kind(Schedule, "give one of asyncjax.schedules, or a recorded one", schedule=schedule)
     if schedule.time is None or schedule.num_updates == 0:
         missing = "no updates" if schedule.num_updates == 0 else "no times"
         raise ValueError(f"This schedule has {missing}: make it with schedules.from_service_times, or record a run.")
@@ -135,6 +137,8 @@ def updates_to_target(values: ArrayLike, target: float, window: int = 1) -> floa
       >>> aj.telemetry.updates_to_target([0.0, 4.0, float("nan"), 2.0, 5.0], 3.0, window=2)
       4.0
     """
+    check_given(window=window)
+    check_whole(window=window)
     if window < 1:
         raise ValueError(f"window={window}: average at least one value.")
     rows = np.asarray(values, np.float64)

@@ -40,7 +40,7 @@ def emulate(
 
     Inside `jit`, `vmap` and the like the run is one program, without callbacks and without the check for
     finite numbers. The schedule may be traced too; under `jit` say `num_workers` then, as it can not be
-    read off.
+    read off. Derivatives exist forwards (`jax.jvp`), not backwards: the loops end when the plan says so.
 
     Args:
       method: four pure functions.

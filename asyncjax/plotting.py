@@ -350,8 +350,20 @@ def draw_curves(axes: Axes, curves: Curve | Mapping[str, Curve], metric: str, x:
     elif all(np.size(line.get_xdata()) == 1 for line in axes.lines):
         axes.set_xlim(*sorted((0.0, 1.2 * axes.get_xlim()[1])))  # around a single point ticks would have many digits
     thousands(axes)
-    if axes.get_legend_handles_labels()[1]:
+    if labels := axes.get_legend_handles_labels()[1]:
+        name_curves(axes, labels)
+
+
+def name_curves(axes: Axes, labels: Sequence[str]) -> None:
+    """The legend: among the curves where they leave room for it, else below them, on paper of its own."""
+    if len(labels) <= 3 and max(map(len, labels)) <= 40:
         axes.legend(frameon=False, fontsize=7)
+        return
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(max(width, 0.5 + 0.05 * max(map(len, labels))), height + 0.15 * len(labels))
+    figure.legend(loc="outside lower left", frameon=False, fontsize=6)
 
 
 def running_mean(y: np.ndarray, window: int) -> np.ndarray:

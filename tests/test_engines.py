@@ -415,7 +415,8 @@ def test_a_method_may_run_again_under_another_configuration() -> None:
 
 
 def test_numbers_of_a_small_type_do_not_overflow() -> None:
-    small, descent = np.int8, aj.sgd(lambda w: 0.5 * w**2, 1.0, optimizer=optax.sgd(0.01))
+    small: Any = np.int8
+    descent = aj.sgd(lambda w: 0.5 * w**2, 1.0, optimizer=optax.sgd(0.01))
     service = aj.service.exponential()
     rule: dict[str, Any] = {"group_size": small(2), "eta": small(2)}
     assert aj.schedules.from_service_times(service, 150, small(3), KEY, **rule).staleness().max() <= 2
@@ -423,8 +424,9 @@ def test_numbers_of_a_small_type_do_not_overflow() -> None:
     assert done.num_updates == 150
     schedule = aj.schedules.round_robin(150, small(2))
     runs = [run(descent, schedule, KEY, chunk_size=small(100), num_workers=small(2)) for run in (aj.emulate, aj.replay)]
-    assert_close(*runs)
-    assert aj.faults.sawtooth(300, np.uint8(255)).staleness().max() == 255
+    assert_close(runs[0], runs[1])
+    bound: Any = np.uint8(255)
+    assert aj.faults.sawtooth(300, bound).staleness().max() == 255
 
 
 @pytest.mark.parametrize("largest", [np.float32(np.finfo(np.float32).max), np.float16(np.finfo(np.float16).max)])

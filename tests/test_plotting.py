@@ -76,6 +76,18 @@ def test_learning_curve_of_arrays():
     assert legend(figure) == ["interquartile mean of 5 seeds, 95 % band"]
 
 
+def test_many_long_labels_leave_room_for_the_curves():
+    labels = [f"learning_rate=0.00{i}, delay=16, optimizer=adam, num_envs=4, core=gru" for i in range(6)]
+    figure = plotting.learning_curve({label: (np.arange(5), np.ones((3, 5))) for label in labels})
+    figure.canvas.draw()
+    whole, legend = figure.bbox, figure.legends[0].get_window_extent()
+    assert whole.x0 <= legend.x0
+    assert legend.x1 <= whole.x1
+    assert whole.y0 <= legend.y0
+    assert legend.y1 < figure.axes[0].bbox.y0
+    assert figure.axes[0].bbox.height > 200  # of 460
+
+
 def test_staleness_and_workers(seeds):
     check(plotting.staleness_histogram(seeds[0]), "staleness (updates)", "share of messages", "worker")
     check(plotting.worker_timeline(seeds[0]), "worker", "(ms)")

@@ -50,7 +50,11 @@ DISCIPLINES: dict[str, dict[str, Any]] = {
 everywhere = pytest.mark.parametrize("name", METHODS)
 thoroughly = pytest.mark.parametrize("name", THOROUGH)
 BY_HYPOTHESIS = ["sgd", "value iteration"]
-EVERY_PAIR = [(n, d) for n in METHODS for d in DISCIPLINES if n in THOROUGH or d in ("asynchronous", "backup workers")]
+AS_A3C = ("n_step_q", "one_step_sarsa")  # send gradients, of which groups have the mean
+EVERY_PAIR = [
+    (n, d) for n in METHODS for d in DISCIPLINES
+    if n in THOROUGH or d == "asynchronous" or (d == "backup workers" and n not in AS_A3C)
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "discipline"), EVERY_PAIR)
@@ -93,7 +97,7 @@ def test_all_engines_compute_the_definition(name: str, schedule: aj.Schedule, wi
     check_engines(name, schedule, width, chunk_size)
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in BY_HYPOTHESIS])
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in (*BY_HYPOTHESIS, *AS_A3C)])
 def test_all_engines_compute_the_definition_in_groups(name: str) -> None:
     service = aj.service.exponential()
     schedule = aj.schedules.from_service_times(service, 8, WORKERS, KEY, group_size=2, wait="next_version")
@@ -124,7 +128,7 @@ def test_what_a_method_passes_around_may_be_of_any_kind(make: Any) -> None:
 
 
 @hypothesis.given(data=st.data())
-@hypothesis.settings(max_examples=10)
+@hypothesis.settings(max_examples=6)
 def test_torn_reads_take_each_part_from_its_version(data: st.DataObject) -> None:
     run, schedule = method("sgd"), data.draw(schedules())
     other = np.array([[data.draw(st.integers(0, t)) for _ in row] for t, row in enumerate(schedule.worker)], np.int32)
@@ -447,10 +451,11 @@ def test_the_programs_of_old_methods_are_let_go_though_they_are_in_cycles(monkey
         def __init__(self, method: int) -> None:
             self.run = self.__init__
 
+    monkeypatch.setattr("asyncjax.kept.num_maps", lambda: 9)  # of this process they may be many
     compile_it = kept(Compiled)
     first, *_, last = (weakref.ref(compile_it(method)) for method in range(4))
     assert compile_it(0) is first() is not None, "the last used"
-    monkeypatch.setattr("asyncjax.kept.MAX_MAPS", 0)  # no room for another
+    monkeypatch.setattr("asyncjax.kept.MAX_MAPS", 8)  # no room for another
     compile_it(4)
     assert [args for args, _ in compile_it.programs] == [(method,) for method in (3, 0, 4)]
     compile_it(5)

@@ -39,15 +39,14 @@ def test_a_replay_of_single_jobs_repeats_a_run_whose_threads_carried_several_wor
     assert_equal(aj.replay(single_jobs(run), schedule, KEY, num_workers=WORKERS), result)
 
 
-@pytest.mark.parametrize("name", ["a3c", "impala"])
-def test_the_bits_of_a_job_do_not_depend_on_what_was_done_in_the_same_call(name: str) -> None:
-    run = method(name)
+def test_the_bits_of_a_job_do_not_depend_on_what_was_done_in_the_same_call() -> None:
+    run = method("a3c")
     result, schedule = aj.run_threads(run, KEY, num_workers=WORKERS, num_updates=30, num_threads=2)
     assert_equal(aj.replay(single_jobs(run), schedule, KEY, num_workers=WORKERS), result)
 
 
 @pytest.mark.parametrize("num_threads", [2, WORKERS])
-@pytest.mark.parametrize("name", ["sgd", "a3c", "impala"])
+@pytest.mark.parametrize("name", ["sgd", "impala"])
 def test_large_leaves_that_lie_apart_change_no_bit(
     name: str, num_threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ FRACTION = Range("a number between 0 and 1", lambda x: (x >= 0) & (x <= 1))
 NOT_NEGATIVE = Range("a number of at least 0", lambda x: x >= 0)
 POSITIVE = Range("a number above 0", lambda x: x > 0)
 COUNT = Range("at least 1", lambda x: x >= 1)
-PERIOD = Range("a whole number of 1 to 2^31 - 1", lambda x: (x >= 1) & (x < 2**31) & (np.floor(x) == x))
+PERIOD = Range("a whole number of at least 1, below 2^31", lambda x: (x >= 1) & (x < 2**31) & (np.floor(x) == x))
 WHOLE = Range("a whole number of at least 1", lambda x: (x.dtype.kind in "iu") & (x >= 1))
 
 RANGES: dict[str, Range] = {

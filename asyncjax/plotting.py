@@ -356,7 +356,7 @@ def draw_curves(axes: Axes, curves: Curve | Mapping[str, Curve], metric: str, x:
 
 def name_curves(axes: Axes, labels: Sequence[str]) -> None:
     """The legend: among the curves where they leave room for it, else below them, on paper of its own."""
-    if len(labels) <= 3 and max(map(len, labels)) <= 40:
+    if len(labels) * max(map(len, labels)) <= 120:
         axes.legend(frameon=False, fontsize=7)
         return
     figure = axes.get_figure(root=True)

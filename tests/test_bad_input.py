@@ -70,6 +70,7 @@ CALLS: dict[str, list[tuple[Callable[[], Any], str]]] = {
         (lambda: aj.mdp.forest(r1=np.nan), "state 2, action 0: its reward is nan"),
         (lambda: aj.value_iteration(MDP, None), "discount=None: give a number"),  # type: ignore[arg-type]
         (lambda: aj.value_iteration(MDP, 0.9, initial_values=[1, np.nan, 2]), "initial_values is not finite"),  # type: ignore[arg-type]
+        (lambda: aj.tabular_sarsa(MDP, 0.9, on_policy=False), "on_policy=False: tabular_sarsa is tabular_q"),
         (lambda: aj.rtdp(MDP, 0.9, initial_values=[1.0, 2.0]), r"initial_values has shape \(2,\)"),  # type: ignore[arg-type]
     ],
     "solve": [
@@ -92,6 +93,8 @@ CALLS: dict[str, list[tuple[Callable[[], Any], str]]] = {
     ],
     "sweep": [
         (lambda: sweep(lambda: 3), "method=3 is no Method"),
+        (lambda: sweep(None), "method=None: give a function"),
+        (lambda: sweep(summarize=[3]), "summarize=3: give a function"),
         (lambda: sweep(seeds=None), "seeds=None: give a number"),
         (lambda: sweep(seeds=-1), "seeds=-1: give a positive number"),
         (lambda: sweep(batch_size=jnp.int32(3)), "batch_size=.* is an array of JAX's"),

@@ -164,4 +164,6 @@ def tabular_sarsa(mdp: AnyMDP, discount: Number, **options: Any) -> Method:
 
     Source: Rummery and Niranjan, On-line Q-learning using connectionist systems (1994).
     """
+    if "on_policy" in options:
+        raise TypeError(f"on_policy={options['on_policy']}: tabular_sarsa is tabular_q(on_policy=True); use that one.")
     return tabular_q(mdp, discount, on_policy=True, **options)

@@ -196,7 +196,9 @@ def _merged(parts: Sequence[Any]) -> Metrics:
 
 
 def _wanted(role: str, function: Callable[..., Any], names: Iterable[str], further: Iterable[str]) -> set[str]:
-    """Which of these names a function takes; raises ValueError where it needs others."""
+    """Which of these names a function takes; raises TypeError for no function, ValueError where it needs others."""
+    if not callable(function):
+        raise TypeError(f"{role}={function!r}: give a function, or for method and schedule what it would make.")
     parameters = inspect.signature(function).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return {*names, *further}

@@ -98,6 +98,7 @@ class Table:
 
     def sorted(self, name: str) -> Table:
         """The settings by the interquartile mean of a scalar, the largest first, those without a number last."""
+        self._check_scalars(name)
         order = np.argsort(-np.nan_to_num(self.interval(name)[0], nan=-np.inf), kind="stable")
         return self._rows(order.tolist(), self.values)
 
@@ -157,6 +158,7 @@ class Table:
 
     def text(self, *names: str) -> str:
         """A line per setting: interquartile means with their intervals, of these scalars or of all."""
+        self._check_scalars(*names)
         names = names or tuple(n for n in self.scalars if n != "finite")
         cells = [[*self.varied, *names]]
         intervals = {name: self.interval(name) for name in names}
@@ -170,6 +172,11 @@ class Table:
             lines.append(f"{np.sum(~self['finite'])} of {self['finite'].size} runs ended with parameters not finite")
         lines.append(f"{what}interquartile mean of {len(self.seeds)} seeds [95 % bootstrap interval]")
         return "\n".join(lines)
+
+    def _check_scalars(self, *names: str) -> None:
+        for name in names:
+            if self[name].ndim != 2:
+                raise ValueError(f"{name} is an array of each run: choose of {', '.join(self.scalars)}, or plot it.")
 
     def _interval_text(self, middle: Any, low: Any, high: Any) -> str:
         """Of a difference with a mark if it is resolved."""

@@ -132,6 +132,7 @@ def draw_compensation(axes: Any, arrays: dict[str, np.ndarray]) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.minorticks_off()
+    axes.set_xticks(ticks := [0.02, 0.05, 0.1, 0.2], [f"{x:g}" for x in ticks])  # of powers of 10 there is but one
 
 
 def label_axes(axes: Any, x: str, y: str) -> None:

@@ -309,7 +309,8 @@ def permute(schedule: Schedule, permutation: Sequence[int]) -> Schedule:
       >>> aj.faults.permute(aj.schedules.round_robin(4, num_workers=3), [2, 0, 1]).worker.ravel()
       array([2, 0, 1, 2], dtype=int32)
     """
-    if sorted(np.ravel(permutation).tolist(), key=str) != sorted(range(schedule.num_workers), key=str):
+    flat = np.ndim(permutation) == 1
+    if not flat or sorted(np.asarray(permutation).tolist(), key=str) != sorted(range(schedule.num_workers), key=str):
         raise ValueError(f"permutation={permutation}: name each worker 0 to {schedule.num_workers - 1} once.")
     return schedule._replace(worker=np.asarray(permutation, np.int32)[np.asarray(schedule.worker)])
 

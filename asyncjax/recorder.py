@@ -87,7 +87,7 @@ class Recorder:
         self.compiling = CompileClock()
         self.seconds = rows[-1]["seconds"] if rows else 0.0
         self.compile_seconds = rows[-1]["compile_seconds"] if rows else 0.0
-        self.last_running = self.seconds - self.compile_seconds
+        self.last_running, self.last_seconds = self.seconds - self.compile_seconds, self.seconds
         self.started = self.last_saved = time.perf_counter()
 
     def __call__(self, chunk: Chunk) -> None:
@@ -143,7 +143,10 @@ class Recorder:
             row["env_steps"] = row["update"] * self.steps_per_update
         row |= {"seconds": seconds, "compile_seconds": compiled}
         running = seconds - compiled  # speeds are of running: a run that goes on compiles anew
-        took, self.last_running = max(running - self.last_running, 1e-9), running
+        took, whole = running - self.last_running, seconds - self.last_seconds
+        if took <= 0:  # what another thread compiled, since before this row began, ended in it
+            took = max(whole, 1e-9)
+        self.last_running, self.last_seconds = running, seconds
         row["updates_per_second"] = num_updates / took
         if self.steps_per_update is not None:
             row["steps_per_second"] = num_updates * self.steps_per_update / took

@@ -229,7 +229,12 @@ def differences(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 def changes(saved: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """What a recorded configuration has otherwise than this one: name -> the recorded value."""
     given = json.loads(json.dumps(dict(config)))  # tuples are lists there
-    return {name: saved.get(name) for name in {**saved, **given} if saved.get(name) != given.get(name)}
+    pairs = {name: (saved.get(name), given.get(name)) for name in {**saved, **given}}
+    return {name: old for name, (old, new) in pairs.items() if old != new and not (_is_nan(old) and _is_nan(new))}
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and value != value
 
 
 def versions() -> dict[str, str]:

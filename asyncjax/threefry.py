@@ -47,13 +47,19 @@ def rolled(key: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def drawn(function: Callable[..., PyTree], key: jax.Array, *args: Any) -> PyTree:
-    """function(key, *args), which draws its random numbers without loops and returns keys of the given kind."""
+    """function(key, *args), which draws its random numbers without loops and returns keys of the given kind.
+
+    Unless it can not: where its key meets another one of the given kind, as in `where`.
+    """
     quick = unrolled(key)
 
     def back(x: jax.Array) -> jax.Array:
         return rolled(x, key) if is_key(x) and x.dtype == quick.dtype else x
 
-    return jax.tree.map(back, function(quick, *args))
+    try:
+        return jax.tree.map(back, function(quick, *args))
+    except (TypeError, ValueError):  # of two kinds of keys; another error comes again
+        return function(key, *args)
 
 
 @jax.jit

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def command() -> None:
         config, path, resumed = arguments.parse(sys.argv[1:] if argv is None else argv, __doc__)
-        with unless_empty(path):
+        with unless_empty(path, run_dir):
             train(config, path, resumed, run_dir)
 
     with terminable():
@@ -48,13 +48,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 @contextlib.contextmanager
-def unless_empty(path: Path) -> Iterator[None]:
+def unless_empty(path: Path, run_dir: list[Path]) -> Iterator[None]:
     """Leaves no run directory behind where a command that fails has made it and recorded nothing."""
     new = not path.exists()
     try:
         yield
     except BaseException:
-        if new and path.exists() and not runs.read_rows(path):
+        # `run_dir` is empty where another command was quicker to make the directory, which then is not this one's.
+        if new and run_dir and path.exists() and not runs.read_rows(path):
             shutil.rmtree(path)
         raise
 

@@ -38,14 +38,14 @@ CALLS: dict[str, list[tuple[Callable[[], Any], str]]] = {
     ],
     "environment": [
         (lambda: aj.make_env("CartPole-v1", max_steps_in_episode=2.5), "max_steps_in_episode=2.5: give a whole number"),
-        (lambda: aj.make_env("CartPole-v1", max_steps_in_episode=0), "max_steps_in_episode=0: give 1 to 2147483647"),
+        (lambda: aj.make_env("CartPole-v1", max_steps_in_episode=0), "max_steps_in_episode=0: give a number of at"),
         (lambda: aj.make_env("CartPole-v1", max_steps_in_episode=True), "max_steps_in_episode=True: give a whole"),
-        (lambda: aj.make_env("CartPole-v1", max_steps_in_episode=None), "max_steps_in_episode=None: give a number"),
+        (lambda: aj.make_env("CartPole-v1", max_steps_in_episode=None), "max_steps_in_episode=None: give a whole"),
         (lambda: aj.make_env("CartPole-v1", force_mag="a"), "force_mag='a': give a number"),
-        (lambda: aj.make_env("CartPole-v1", force_mag=np.nan), "force_mag=nan: give a finite number"),
-        (lambda: aj.make_env("MemoryChain-bsuite", memory_length=-3), "memory_length=-3: give 1 to"),
-        (lambda: aj.make_env("DeepSea-bsuite", size=0), "size=0: give 1 to"),
-        (lambda: aj.make_env("DeepSea-bsuite", deterministic=1), "deterministic=1: give True or False"),
+        (lambda: aj.make_env("CartPole-v1", force_mag=np.nan), "force_mag=nan: give a number"),
+        (lambda: aj.make_env("MemoryChain-bsuite", memory_length=-3), "memory_length=-3: give a number of at least 1"),
+        (lambda: aj.make_env("DeepSea-bsuite", size=0), "size=0: give a number of at least 1"),
+        (lambda: aj.make_env("DeepSea-bsuite", deterministic=2), "deterministic=2: give True or False"),
     ],
     "options": [
         (lambda: aj.a3c(ENV, discount=None), "discount=None: give a number"),  # type: ignore[arg-type]
@@ -87,6 +87,7 @@ CALLS: dict[str, list[tuple[Callable[[], Any], str]]] = {
         (lambda: aj.statistics.interquartile_mean(3.0), r"ys=3.0: give an axis of seeds"),  # type: ignore[arg-type]
         (lambda: aj.statistics.seeds_needed(np.ones(3), effect=None), "effect=None: give a number"),  # type: ignore[arg-type]
         (lambda: aj.telemetry.updates_to_target([1.0], 1.0, window=None), "window=None: give a number"),  # type: ignore[arg-type]
+        (lambda: aj.faults.permute(ROUND, [[0], [1]]), "name each worker 0 to 1 once"),  # type: ignore[list-item]
         (lambda: aj.telemetry.workers(3), "schedule=3 is no Schedule"),  # type: ignore[arg-type]
         (lambda: aj.telemetry.throughput(3), "schedule=3 is no Schedule"),  # type: ignore[arg-type]
         (lambda: aj.plotting.learning_curve(None), "curves=None: give run directories"),  # type: ignore[arg-type]
@@ -131,6 +132,20 @@ def test_is_told_by_name(where: str) -> None:
 def test_a_segment_may_come_in_lists_with_flags_of_any_type() -> None:
     exact = aj.returns.n_step_returns(ONES, ONES, ONES, 2, jnp.array([True, False, False, True]))
     np.testing.assert_array_equal(aj.returns.n_step_returns(*[[1.0] * 4] * 3, 2, [1, 0, 0, 1]), exact)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("CartPole-v1", {"max_steps_in_episode": np.int64(7), "x_threshold": np.inf}),
+        ("Catch-bsuite", {"rows": jnp.int32(8)}),
+        ("SpaceInvaders-MinAtar", {"shot_cool_down": 0}),
+        ("Pong-misc", {"ball_x_speed": -1}),
+        ("DeepSea-bsuite", {"deterministic": jnp.bool_(True)}),
+    ],
+)
+def test_what_an_environment_may_be_given_is_taken(name: str, params: dict[str, Any]) -> None:
+    assert aj.make_env(name, **params).name == name
 
 
 def test_a_whole_number_may_stand_for_a_float_of_an_environment() -> None:

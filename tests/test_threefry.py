@@ -8,7 +8,7 @@ import pytest
 
 import asyncjax as aj
 from asyncjax.environment import Box, Discrete, Environment, Step
-from asyncjax.threefry import rolled, unrolled
+from asyncjax.threefry import drawn, rolled, unrolled
 from tests.laws import raw
 
 DRAWS = {
@@ -72,6 +72,17 @@ def walk(keep):
 
     box = Box(np.full(1, -np.inf, np.float32), np.full(1, np.inf, np.float32), (1,), np.dtype(np.float32))
     return Environment("walk", box, Discrete(2), lambda key: pack(key, jnp.float32(0)), step, None)
+
+
+def test_a_key_may_meet_another_one_of_its_kind():
+    def either(key):
+        return jax.random.uniform(jnp.where(jax.random.bernoulli(key), key, jax.random.key(7)), (3,), jnp.float32)
+
+    for seed in range(4):
+        key = jax.random.key(seed)
+        np.testing.assert_array_equal(drawn(either, key), either(key))
+    with pytest.raises(ValueError, match="my own"):
+        drawn(lambda key: exec('raise ValueError("my own")'), jax.random.key(0))
 
 
 def test_an_environment_may_keep_a_key():

@@ -314,6 +314,16 @@ def test_a_method_that_counts_no_steps_and_no_episodes_is_trained(tmp_path, monk
     assert set(run.metrics["moved"]) == {0.25}
 
 
+def test_a_directory_that_another_command_made_meanwhile_stays(tmp_path, monkeypatch, capsys):
+    def meanwhile(*_):
+        (tmp_path / "run").mkdir()
+        raise ValueError("this one fails")
+
+    monkeypatch.setattr(train, "train", meanwhile)
+    assert train.main(command("--engine", "emulate", run_dir=tmp_path / "run")) != 0
+    assert (tmp_path / "run").is_dir()
+
+
 def test_a_run_that_recorded_nothing_is_not_to_be_continued_and_leaves_no_directory(tmp_path, monkeypatch, capsys):
     def fail(*arguments, **options):
         raise ValueError("no bananas left")

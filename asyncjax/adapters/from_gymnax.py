@@ -15,13 +15,14 @@ import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
 from asyncjax.adapters.gymnax_imports import CLASSES, import_class, import_module
-from asyncjax.checks import check_number, nearest
+from asyncjax.checks import nearest
 from asyncjax.environment import Box, Discrete, Environment, Space, Step
 from asyncjax.traced import is_traced
 
 PyTree = Any
 NEEDS_DOWNLOAD = "MNISTBandit-bsuite"
 LIMIT = "max_steps_in_episode"
+LENGTHS = (LIMIT, "memory_length", "chain_length")
 
 
 def from_id(env_id: str, params: dict[str, Any]) -> Environment:
@@ -45,7 +46,8 @@ def construct(env_id: str, params: dict[str, Any]) -> tuple[Any, str, dict[str, 
     factory = factory_of(env_id)
     accepted = inspect.signature(factory).parameters
     for name in params.keys() & accepted.keys():
-        check_value(name, params[name], accepted[name].default)
+        default = accepted[name].default
+        check_value(name, params[name], default, least=int(bool(default)))  # sizes, which may be 0 where they are
     with gymnax_semantics():
         env = factory(**{name: value for name, value in params.items() if name in accepted})
         defaults = env.default_params
@@ -80,24 +82,26 @@ def check_params(name: str, params: dict[str, Any], fields: list[str], more: lis
             )
 
 
-def check_value(name: str, value: Any, default: Any) -> None:
+def check_value(name: str, value: Any, default: Any, least: int | None = None) -> None:
     """Raises TypeError or ValueError for a value of another kind than the default, as far as it is known.
 
-    Whole numbers in gymnax count something, unless they may be 0.
+    Whole numbers where the default is one, or it is the time limit: of at least `least`, and at least 1 for lengths.
     """
-    counts = isinstance(default, int) or name == LIMIT
     if is_traced(value) or not isinstance(default, (bool, int, float)):
         return
+    known = np.asarray(value)
     if isinstance(default, bool):
-        if not isinstance(value, (bool, np.bool_)):
+        if known.shape or not (known.dtype == bool or value in (0, 1)):
             raise TypeError(f"{name}={value!r}: give True or False.")
         return
-    check_number(**{name: value})
-    if isinstance(value, (bool, np.bool_)) or (counts and value != np.floor(value)):
-        raise TypeError(f"{name}={value!r}: give a {'whole ' if counts else ''}number.")
-    if not np.isfinite(value) or (counts and not min(1, default) <= value < 2**31):
-        wanted = f"{min(1, default):.0f} to {2**31 - 1}" if counts else "a finite number"
-        raise ValueError(f"{name}={value!r}: give {wanted}.")
+    whole = isinstance(default, int) or name == LIMIT
+    if known.shape or known.dtype.kind not in "iuf" or (whole and known != np.floor(known)):
+        raise TypeError(f"{name}={value!r}: give a {'whole ' if whole else ''}number.")
+    least = 1 if name in LENGTHS else least
+    if whole and not (-(2**31) if least is None else least) <= known < 2**31:
+        raise ValueError(f"{name}={value!r}: give a number of at least {least or 0}, below 2^31.")
+    if np.isnan(known):
+        raise ValueError(f"{name}={value!r}: give a number.")
 
 
 def from_gymnax(env: Any, name: str, params: dict[str, Any]) -> Environment:

@@ -143,9 +143,9 @@ class Recorder:
             row["env_steps"] = row["update"] * self.steps_per_update
         row |= {"seconds": seconds, "compile_seconds": compiled}
         running = seconds - compiled  # speeds are of running: a run that goes on compiles anew
-        took, whole = running - self.last_running, seconds - self.last_seconds
+        took = running - self.last_running
         if took <= 0:  # what another thread compiled, since before this row began, ended in it
-            took = max(whole, 1e-9)
+            took = max(seconds - self.last_seconds, 1e-9)
         self.last_running, self.last_seconds = running, seconds
         row["updates_per_second"] = num_updates / took
         if self.steps_per_update is not None:

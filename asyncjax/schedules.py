@@ -299,8 +299,8 @@ def check(schedule: Schedule, num_workers: int | None = None) -> Schedule:
       3
     """
     check_kind(Schedule, "give one of asyncjax.schedules, or a recorded one", schedule=schedule)
-    check_axes(schedule)
     worker = _integers("worker", schedule.worker)
+    _reads(schedule)
     read = jax.tree.map(lambda leaf: _integers("read", leaf), schedule.read)
     num_updates, group_size = worker.shape
     if group_size < 1:
@@ -345,11 +345,16 @@ def check(schedule: Schedule, num_workers: int | None = None) -> Schedule:
 def check_axes(schedule: Schedule) -> None:
     """Raises ValueError unless worker and read are Int[T, G], also while they are traced."""
     _integers("worker", schedule.worker)
-    reads = jax.tree.leaves(schedule.read)
-    if not reads:
-        raise ValueError(f"schedule.read={schedule.read} has no arrays: give the versions that were read, Int[T, G].")
-    for leaf in reads:
+    for leaf in _reads(schedule):
         _integers("read", leaf)
+
+
+def _reads(schedule: Schedule) -> list[Any]:
+    """The arrays of what was read; raises ValueError where there is none."""
+    leaves = jax.tree.leaves(schedule.read)
+    if not leaves:
+        raise ValueError(f"schedule.read={schedule.read} has no arrays: give the versions that were read, Int[T, G].")
+    return leaves
 
 
 def _integers(name: str, value: Any) -> Any:

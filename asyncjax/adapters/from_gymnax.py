@@ -110,10 +110,10 @@ def from_gymnax(env: Any, name: str, params: dict[str, Any]) -> Environment:
         defaults = env.default_params
         check_params(name, params, [field.name for field in dataclasses.fields(defaults)], [])
         for param, value in params.items():
-            check_value(param, value, default := getattr(defaults, param))
-            # A whole number in the place of a float changes types in the middle of a step.
-            params = params | {param: float(value) if isinstance(default, float) and type(value) is int else value}
-        env_params = dataclasses.replace(defaults, **params)
+            check_value(param, value, getattr(defaults, param))
+        # A whole number in the place of a float would change types in the middle of a step.
+        whole = [p for p, x in params.items() if type(x) is int and isinstance(getattr(defaults, p), float)]
+        env_params = dataclasses.replace(defaults, **{**params, **{p: float(params[p]) for p in whole}})
         action_space = to_space(env.action_space(env_params), None)
         state_like, observation_like = steady_types(env, env_params, action_space)
         observation_space = to_space(env.observation_space(env_params), observation_like)

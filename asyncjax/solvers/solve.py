@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from asyncjax.checks import check_number
 from asyncjax.mdp import MDP, AnyMDP, FunctionMDP
 from asyncjax.mdp.check import check_discount, check_is_mdp, row_sums
 from asyncjax.solvers import methods
@@ -150,9 +151,7 @@ def _check_arguments(
 ) -> tuple[float, float]:
     """The least and the greatest sum of a row of probabilities."""
     check_is_mdp(mdp)
-    for name, value in (("discount", discount), ("tolerance", tolerance), ("max_seconds", max_seconds)):
-        if value is None or isinstance(value, str) or not np.ndim(value) == 0:
-            raise TypeError(f"{name}={value!r}: give a number.")
+    check_number(discount=discount, tolerance=tolerance, max_seconds=max_seconds)
     if not max_seconds >= 0:
         raise ValueError(f"max_seconds={max_seconds}: give seconds of at least 0.")
     if not tolerance > 0:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,6 +24,7 @@ from asyncjax.statistics import bootstrap_interval, middle_half
 from train import exit_code, prepare_jax
 
 Arrays = dict[str, np.ndarray]
+WHERE = ("results", "quick", "redraw", "compilation_cache", "keep")  # of which what is found does not depend
 ACTION_VALUES = ("one_step_q", "one_step_sarsa", "n_step_q")
 
 
@@ -108,21 +110,41 @@ def command(
     if args.quick:
         args, name = dataclasses.replace(args, **small), f"{name}-quick"
     runs.make_directory(args.results, "folder", "--results")
-    path = args.results / name
-    if args.redraw and not Path(f"{path}.npz").is_file():
-        raise ValueError(f"--redraw: there is no {path}.npz; run the command without it first, or change --results.")
+    data, picture = args.results / f"{name}.npz", args.results / f"{name}.png"
+    if args.redraw and not data.is_file():
+        raise ValueError(f"--redraw: there is no {data}; run the command without it first, or change --results.")
     if not args.redraw:
+        arguments = {name: x for name, x in dataclasses.asdict(args).items() if name not in WHERE}
+        if data.is_file() and not args.quick:
+            with np.load(data) as file:
+                check_replaced(data, json.loads(str(file.get("arguments", "null"))), arguments)
         start = time.perf_counter()
         prepare_jax(args.compilation_cache)
         with quickly_compiled() if args.quick else contextlib.nullcontext():
             arrays = run(args)
-        seconds = np.array(time.perf_counter() - start)
-        files.replace_arrays(f"{path}.npz", {**arrays, "seconds": seconds}, compressed=True)
-    with np.load(f"{path}.npz") as file:
+        arrays |= {"seconds": np.array(time.perf_counter() - start), "arguments": np.array(json.dumps(arguments))}
+        files.replace_arrays(data, arrays, compressed=True)
+    with np.load(data) as file:
         arrays = dict(file)
-    plot(arrays).savefig(f"{path}.png")
-    print(f"{report(arrays)}\n\n{path}.png, {arrays['seconds']:.0f} s with compiling")
+    plot(arrays).savefig(picture)
+    print(f"{report(arrays)}\n\n{picture}, {arrays['seconds']:.0f} s with compiling")
     return arrays
+
+
+def check_replaced(path: Path, before: Mapping[str, Any] | None, arguments: Mapping[str, Any]) -> None:
+    """Raises ValueError where a file is of a run with other arguments; that with fewer seeds may be replaced.
+
+    Args:
+      path: the file.
+      before: the arguments that it was made with; None where an earlier version wrote it without them.
+      arguments: the arguments of this run.
+    """
+    for name, value in runs.changes(before or arguments, arguments).items():
+        if name != "seeds" or value > arguments["seeds"]:
+            raise ValueError(
+                f"{path} has what another run found: {name} is {value!r} there and {arguments.get(name)!r} here."
+                " Give this one another folder with --results, or delete the file."
+            )
 
 
 def key() -> jax.Array:

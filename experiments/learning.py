@@ -25,6 +25,7 @@ from asyncjax.checks import check_counts
 from asyncjax.sweeps import summaries
 from asyncjax.sweeps.batch_progress import BatchProgress
 from asyncjax.sweeps.store import Store
+from figure import check_replaced
 from train import exit_code
 
 
@@ -76,10 +77,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     results: Path = args["results"]
     runs.make_directory(results, "folder", "--results")
     arguments = {name: value for name, value in args.items() if name not in WHERE}
-    check_replaced(results / f"{name}.json", arguments)
+    written = results / f"{name}.json"
+    if written.exists():
+        check_replaced(written, runs.read_json(written).get("arguments"), arguments)
     outcome = run(method, args)
     found = {k: np.asarray(v).tolist() for k, v in outcome.items()}
-    files.replace(results / f"{name}.json", json.dumps({**found, "arguments": arguments}))
+    files.replace(written, json.dumps({**found, "arguments": arguments}))
     title = f"{method}, {args['engine']}"
     plotting.learning_curve({title: (outcome["steps"], outcome["returns"])}).savefig(results / f"{name}.png")
     middle, low, high = (float(x[0]) for x in statistics.interquartile_mean(outcome["evaluation"][:, None]))
@@ -91,19 +94,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     print(f"  mean staleness {outcome['staleness']:.2f}; {outcome['seconds']:.1f} s for all seeds, compiling included")
     print(f"  {results / name}.png")
     return outcome
-
-
-def check_replaced(path: Path, arguments: Args) -> None:
-    """Raises ValueError where the file is of a run with other arguments; that with fewer seeds may be replaced."""
-    before = runs.read_json(path).get("arguments") if path.exists() else None
-    if before is None:  # also where an earlier version wrote the file
-        return
-    for name, value in runs.changes(before, arguments).items():
-        if name != "seeds" or value > arguments["seeds"]:
-            raise ValueError(
-                f"{path} has what another run found: {name} is {value!r} there and {arguments.get(name)!r} here."
-                " Give this one a --label, or another folder with --results."
-            )
 
 
 def run(name: str, args: Args) -> dict[str, Any]:

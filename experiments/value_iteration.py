@@ -12,7 +12,6 @@ prints the numbers.
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -24,6 +23,8 @@ from asyncjax.panels import COLOURS, COLUMN, new_figure
 from figure import Arrays
 
 WAYS = ("barrier", "asynchronous")
+SERVICES = ("equal", "stragglers", "slow worker")
+KEPT = ("problem", "discount", "tolerance", "num_workers", "delays", "team_sizes")  # what picture and report say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,20 +54,19 @@ class Args(figure.Output):
 def main(args: Args) -> Arrays:
     """Runs, prints the numbers, and writes NAME.npz and NAME.png."""
     figure.check(args, zero=("delays", "probability"))
-    if args.quick:
-        small = {"num_states": 64, "discount": 0.9, "delays": (0, 4, 16), "team_sizes": (1, 4, 16)}
-        args = dataclasses.replace(args, **small)
-    return figure.command(f"value_iteration-{args.problem}", args, {}, run, partial(plot, args), partial(report, args))
+    small = {"num_states": 64, "discount": 0.9, "delays": (0, 4, 16), "team_sizes": (1, 4, 16)}
+    return figure.command(f"value_iteration-{args.problem}", args, small, run, plot, report)
 
 
 def services(args: Args, num_workers: int) -> dict[str, aj.service.Service]:
     """Models of a worker's time for one block, in units of the mean time without straggling."""
     one_slow = [args.slowdown] + [1.0] * (num_workers - 1)
-    return {
-        "equal": aj.service.gamma(100.0),
-        "stragglers": aj.service.straggler(args.probability, args.slowdown, aj.service.gamma(100.0)),
-        "slow worker": aj.service.gamma(100.0, one_slow),
-    }
+    models = (
+        aj.service.gamma(100.0),
+        aj.service.straggler(args.probability, args.slowdown, aj.service.gamma(100.0)),
+        aj.service.gamma(100.0, one_slow),
+    )
+    return dict(zip(SERVICES, models, strict=True))
 
 
 def run(args: Args) -> Arrays:
@@ -76,7 +76,8 @@ def run(args: Args) -> Arrays:
       `start`, Float[], the error of the initial values; `jacobi`, Int[], sweeps of Jacobi iteration to the tolerance;
       `delay error D`, Float[T], the error after every update with delay D; `time NAME, WAY` and `error NAME, WAY`,
       Float[T], of every commit, for every service model with and without a barrier; `speed-up`, Float[2, 2, N], the
-      time of one worker over that of a team, for equal and straggling workers, with and without a barrier.
+      time of one worker over that of a team, for equal and straggling workers, with and without a barrier; and the
+      arguments in KEPT.
     """
     mdp = make_problem(args)
     exact = aj.mdp.exact_values(mdp, args.discount)
@@ -105,7 +106,7 @@ def run(args: Args) -> Arrays:
             assert schedule.time is not None
             return np.asarray(schedule.time), jacobi[:updates] if barrier else errors(schedule)
 
-        for name in services(args, args.num_workers):
+        for name in SERVICES:
             for barrier in (True, False):
                 label = f"{name}, {WAYS[not barrier]}"
                 arrays[f"time {label}"], arrays[f"error {label}"] = timed(name, args.num_workers, barrier)
@@ -119,7 +120,7 @@ def run(args: Args) -> Arrays:
             ]
         )
     # A block of a team of W has 1 / W of the states, hence the division; one worker has no barrier to wait at.
-    return {**arrays, "speed-up": times[:, :, :1] / times}
+    return {**arrays, "speed-up": times[:, :, :1] / times, **{name: np.array(getattr(args, name)) for name in KEPT}}
 
 
 def make_problem(args: Args) -> aj.MDP:
@@ -130,51 +131,51 @@ def make_problem(args: Args) -> aj.MDP:
     return aj.mdp.grid_world((side, side), slip=0.2, step_reward=-1.0)
 
 
-def updates_until(error: np.ndarray, tolerance: float) -> float:
+def updates_until(error: np.ndarray, tolerance: float | np.ndarray) -> float:
     """The updates after which the error stays within the tolerance; NaN if it never does."""
     late = np.flatnonzero(error > tolerance)
     count = late[-1] + 1 if late.size else 0
     return count + 1.0 if count < len(error) else np.nan
 
 
-def done_at(time: np.ndarray, error: np.ndarray, tolerance: float) -> float:
+def done_at(time: np.ndarray, error: np.ndarray, tolerance: float | np.ndarray) -> float:
     """The time from which on the error is within the tolerance; NaN if that is never."""
     count = updates_until(error, tolerance)
     return float(time[int(count) - 1]) if np.isfinite(count) else np.nan
 
 
-def bound(args: Args, start: Any, updates: np.ndarray, delay: int) -> np.ndarray:
+def bound(arrays: Arrays, updates: np.ndarray, delay: int) -> np.ndarray:
     """What the theorem allows after so many updates: discount^floor((k + D) / (B + D)) e_0, with B = W."""
-    return start * args.discount ** ((updates + delay) // (args.num_workers + delay))
+    return arrays["start"] * arrays["discount"] ** ((updates + delay) // (arrays["num_workers"] + delay))
 
 
-def sweeps_to_tolerance(args: Args, arrays: Arrays) -> np.ndarray:
+def sweeps_to_tolerance(arrays: Arrays) -> np.ndarray:
     """Backups of all states until the error is within the tolerance, for every delay; Float[D]."""
-    counts = [updates_until(arrays[f"delay error {delay}"], args.tolerance) for delay in args.delays]
-    return np.array(counts) / args.num_workers
+    counts = [updates_until(arrays[f"delay error {delay}"], arrays["tolerance"]) for delay in arrays["delays"]]
+    return np.array(counts) / arrays["num_workers"]
 
 
-def predicted_sweeps(args: Args, arrays: Arrays) -> np.ndarray:
+def predicted_sweeps(arrays: Arrays) -> np.ndarray:
     """Sweeps of Jacobi iteration times the mean age of what an update reads, in sweeps; Float[D].
 
     With updates in turn, the W blocks that update t reads with delay D were written D + 1, ..., D + W updates ago. In
     Jacobi iteration everything is one sweep old.
     """
-    return arrays["jacobi"] * (np.array(args.delays) + (args.num_workers + 1) / 2) / args.num_workers
+    return arrays["jacobi"] * (arrays["delays"] + (arrays["num_workers"] + 1) / 2) / arrays["num_workers"]
 
 
-def report(args: Args, arrays: Arrays) -> str:
+def report(arrays: Arrays) -> str:
     """The numbers as tables in Markdown."""
-    sweeps, predicted = sweeps_to_tolerance(args, arrays), predicted_sweeps(args, arrays)
+    sweeps, predicted = sweeps_to_tolerance(arrays), predicted_sweeps(arrays)
     return "\n".join(
         [
-            f"{args.problem}, {args.num_workers} workers, discount {args.discount}, tolerance {args.tolerance:g};"
-            f" Jacobi: {arrays['jacobi']:.0f} sweeps",
-            table("delay in updates", args.delays),
+            f"{arrays['problem']}, {arrays['num_workers']} workers, discount {arrays['discount']},"
+            f" tolerance {arrays['tolerance']:g}; Jacobi: {arrays['jacobi']:.0f} sweeps",
+            table("delay in updates", arrays["delays"]),
             *(row("sweeps", sweeps, 0), row("predicted", predicted, 0), row("over no delay", sweeps / sweeps[0], 2)),
             table("", ("time, barrier", "time, asynchronous", "ratio", "sweeps, barrier", "sweeps, asynchronous")),
-            *(row(name, compared(args, arrays, name), 2) for name in services(args, args.num_workers)),
-            table("speed-up, workers", args.team_sizes),
+            *(row(name, compared(arrays, name), 2) for name in SERVICES),
+            table("speed-up, workers", arrays["team_sizes"]),
             *(
                 row(f"{kind}, {way}", values, 2)
                 for kind, pair in zip(("equal", "stragglers"), arrays["speed-up"], strict=True)
@@ -184,12 +185,12 @@ def report(args: Args, arrays: Arrays) -> str:
     )
 
 
-def compared(args: Args, arrays: Arrays, name: str) -> np.ndarray:
+def compared(arrays: Arrays, name: str) -> np.ndarray:
     """Times with and without a barrier until the tolerance, their ratio, and the sweeps that both took."""
     curves = [(arrays[f"time {name}, {way}"], arrays[f"error {name}, {way}"]) for way in WAYS]
-    slow, fast = (done_at(*curve, args.tolerance) for curve in curves)
-    barrier, asynchronous = (updates_until(error, args.tolerance) for _, error in curves)
-    return np.array([slow, fast, slow / fast, barrier, asynchronous / args.num_workers])
+    slow, fast = (done_at(*curve, arrays["tolerance"]) for curve in curves)
+    barrier, asynchronous = (updates_until(error, arrays["tolerance"]) for _, error in curves)
+    return np.array([slow, fast, slow / fast, barrier, asynchronous / arrays["num_workers"]])
 
 
 def table(name: str, columns: Any) -> str:
@@ -202,28 +203,28 @@ def row(name: str, values: np.ndarray, digits: int) -> str:
     return f"| {name} | " + " | ".join(f"{x:.{0 if x >= 100 else digits}f}" for x in values) + " |"
 
 
-def plot(args: Args, arrays: Arrays) -> Any:
+def plot(arrays: Arrays) -> Any:
     """Four panels: error under fixed delays, their cost, error against virtual time, speed-up."""
     picture, grid = new_figure(2, 2, size=(2 * COLUMN[0], 2 * COLUMN[1] + 0.4))
-    draw_delays(grid[0, 0], args, arrays)
-    draw_cost(grid[0, 1], args, arrays)
-    draw_times(grid[1, 0], args, arrays)
-    draw_speed_up(grid[1, 1], args, arrays)
+    draw_delays(grid[0, 0], arrays)
+    draw_cost(grid[0, 1], arrays)
+    draw_times(grid[1, 0], arrays)
+    draw_speed_up(grid[1, 1], arrays)
     for axes in (grid[0, 0], grid[0, 1], grid[1, 1]):
         axes.legend(frameon=False, fontsize=6, handlelength=3)
     grid[1, 0].legend(frameon=False, fontsize=6, ncols=2, loc="upper right", handlelength=1.8, columnspacing=1)
     return picture
 
 
-def draw_delays(axes: Any, args: Args, arrays: Arrays) -> None:
+def draw_delays(axes: Any, arrays: Arrays) -> None:
     """The error under some fixed delays, and the theorem's bounds, dashed."""
-    workers, shown = args.num_workers, [d for d in args.delays if d in (0, 4, 16, 64)]
+    workers, shown = arrays["num_workers"], [d for d in arrays["delays"] if d in (0, 4, 16, 64)]
     for delay, colour in zip(shown, COLOURS, strict=False):
         error = arrays[f"delay error {delay}"]
         updates = np.unique(np.geomspace(1, len(error), 400).astype(int))
         axes.loglog(updates / workers, error[updates - 1], color=colour, label=f"delay {delay}")
-        axes.loglog(updates / workers, bound(args, arrays["start"], updates, delay), "--", color=colour, linewidth=0.8)
-    axes.set_ylim(args.tolerance, 2 * arrays["start"])
+        axes.loglog(updates / workers, bound(arrays, updates, delay), "--", color=colour, linewidth=0.8)
+    axes.set_ylim(arrays["tolerance"], 2 * arrays["start"])
     axes.set_xlim(left=1)
     axes.set_xlabel("backups (sweeps)")
     above = axes.secondary_xaxis("top", functions=(lambda x: x * workers, lambda x: x / workers))
@@ -232,35 +233,35 @@ def draw_delays(axes: Any, args: Args, arrays: Arrays) -> None:
     axes.set_ylabel("error; dashed: the bound")
 
 
-def draw_cost(axes: Any, args: Args, arrays: Arrays) -> None:
+def draw_cost(axes: Any, arrays: Arrays) -> None:
     """Sweeps until the tolerance, against the delay in sweeps."""
-    delays = np.array(args.delays) / args.num_workers
-    axes.plot(delays, sweeps_to_tolerance(args, arrays), "o", color=COLOURS[0], markersize=4, label="measured")
-    axes.plot(delays, predicted_sweeps(args, arrays), color=COLOURS[1], label="Jacobi x mean age of what is read")
+    delays = arrays["delays"] / arrays["num_workers"]
+    axes.plot(delays, sweeps_to_tolerance(arrays), "o", color=COLOURS[0], markersize=4, label="measured")
+    axes.plot(delays, predicted_sweeps(arrays), color=COLOURS[1], label="Jacobi x mean age of what is read")
     axes.axhline(arrays["jacobi"], color=COLOURS[6], linestyle=":", label="Jacobi")
     axes.set_ylim(bottom=0)
     axes.set_xlabel("delay (sweeps)")
-    axes.set_ylabel(f"sweeps to an error of {args.tolerance:g}")
+    axes.set_ylabel(f"sweeps to an error of {arrays['tolerance']:g}")
 
 
-def draw_times(axes: Any, args: Args, arrays: Arrays) -> None:
+def draw_times(axes: Any, arrays: Arrays) -> None:
     """The error against virtual time, with and without a barrier."""
-    for name, colour in zip(services(args, args.num_workers), COLOURS, strict=False):
+    for name, colour in zip(SERVICES, COLOURS, strict=False):
         for way, style in zip(WAYS, ("--", "-"), strict=True):
             time, error = arrays[f"time {name}, {way}"], arrays[f"error {name}, {way}"]
-            stop = int(np.nan_to_num(updates_until(error, args.tolerance), nan=len(error)))
+            stop = int(np.nan_to_num(updates_until(error, arrays["tolerance"]), nan=len(error)))
             some = np.unique(np.linspace(0, stop - 1, 400).astype(int))
             axes.semilogy(time[some], error[some], style, color=colour, label=f"{name}, {way}", linewidth=1)
-    axes.set_ylim(args.tolerance / 2, 3e3 * arrays["start"])  # room for the legend
+    axes.set_ylim(arrays["tolerance"] / 2, 3e3 * arrays["start"])  # room for the legend
     axes.set_xlabel("virtual time (jobs of one worker)")
     axes.set_ylabel("error")
 
 
-def draw_speed_up(axes: Any, args: Args, arrays: Arrays) -> None:
+def draw_speed_up(axes: Any, arrays: Arrays) -> None:
     """The speed-up of a team over one worker."""
     for kind, colour, pair in zip(("equal", "stragglers"), COLOURS, arrays["speed-up"], strict=False):
         for way, style, values in zip(WAYS, ("s--", "o-"), pair, strict=True):
-            axes.loglog(args.team_sizes, values, style, color=colour, markersize=3, label=f"{kind}, {way}")
+            axes.loglog(arrays["team_sizes"], values, style, color=colour, markersize=3, label=f"{kind}, {way}")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     for axis in (axes.xaxis, axes.yaxis):

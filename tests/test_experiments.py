@@ -133,6 +133,13 @@ def test_the_command_keeps_what_redraw_draws_again(tmp_path: Path, capsys: pytes
         assert (tmp_path / "new" / "name.png").stat().st_size > 1000
         assert "[0.0, 1.0, 2.0]" in capsys.readouterr().out
     assert len(runs) == 1
+    more = figure.dataclasses.replace(args, seeds=4)
+    figure.command("name", more, {}, run, plot, report)
+    with pytest.raises(ValueError, match="seeds is 4 there and 3 here"):
+        figure.command("name", args, {}, run, plot, report)
+    with pytest.raises(ValueError, match="hidden is 32 there and 8 here"):
+        figure.command("name", figure.dataclasses.replace(more, hidden=8), {}, run, plot, report)
+    assert [args.seeds for args in runs] == [3, 4]
     figure.command("name", figure.Common(results=tmp_path, quick=True), {"seeds": 1}, run, plot, report)
     assert runs[-1].seeds == 1
     assert (tmp_path / "name-quick.npz").exists()

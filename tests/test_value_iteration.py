@@ -303,17 +303,17 @@ def test_the_study_keeps_to_the_bounds_and_draws(monkeypatch: pytest.MonkeyPatch
     arrays = study.run(args)
     for delay in args.delays:
         error = arrays[f"delay error {delay}"]
-        allowed = study.bound(args, arrays["start"], np.arange(1, len(error) + 1), delay)
+        allowed = study.bound(arrays, np.arange(1, len(error) + 1), delay)
         assert (error <= allowed * (1 + 1e-9)).all()
         assert error[-1] <= args.tolerance
     np.testing.assert_array_equal(arrays["speed-up"][:, :, 0], 1)
-    for name in study.services(args, args.num_workers):
-        assert np.isfinite(study.compared(args, arrays, name)).all()
-    assert len(study.plot(args, arrays).axes) == 4
+    for name in study.SERVICES:
+        assert np.isfinite(study.compared(arrays, name)).all()
+    assert len(study.plot(arrays).axes) == 4
     # And from the command: --quick leaves the data of the whole study alone.
     monkeypatch.setattr(study, "run", lambda args: arrays)
-    monkeypatch.setattr(study, "plot", lambda args, arrays: SimpleNamespace(savefig=lambda path: None))
-    monkeypatch.setattr(study, "report", lambda args, arrays: "")
+    monkeypatch.setattr(study, "plot", lambda arrays: SimpleNamespace(savefig=lambda path: None))
+    monkeypatch.setattr(study, "report", lambda arrays: "")
     study.main(dataclasses.replace(args, quick=True, results=tmp_path / "new"))
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["value_iteration-garnet-quick.npz"]
     monkeypatch.setattr(study, "run", lambda args: pytest.fail("it ran"))

@@ -131,19 +131,25 @@ def command(
     return arrays
 
 
-def check_replaced(path: Path, before: Mapping[str, Any] | None, arguments: Mapping[str, Any]) -> None:
+def check_replaced(
+    path: Path,
+    before: Mapping[str, Any] | None,
+    arguments: Mapping[str, Any],
+    elsewhere: str = "another folder with --results",
+) -> None:
     """Raises ValueError where a file is of a run with other arguments; that with fewer seeds may be replaced.
 
     Args:
       path: the file.
       before: the arguments that it was made with; None where an earlier version wrote it without them.
       arguments: the arguments of this run.
+      elsewhere: where this run's results can go.
     """
     for name, value in runs.changes(before or arguments, arguments).items():
         if name != "seeds" or value > arguments["seeds"]:
             raise ValueError(
                 f"{path} has what another run found: {name} is {value!r} there and {arguments.get(name)!r} here."
-                " Give this one another folder with --results, or delete the file."
+                f" Give this one {elsewhere}, or delete the file."
             )
 
 

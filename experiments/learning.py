@@ -79,7 +79,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     arguments = {name: value for name, value in args.items() if name not in WHERE}
     written = results / f"{name}.json"
     if written.exists():
-        check_replaced(written, runs.read_json(written).get("arguments"), arguments)
+        before = runs.read_json(written).get("arguments")
+        check_replaced(written, before, arguments, "a --label, or another folder with --results")
     outcome = run(method, args)
     found = {k: np.asarray(v).tolist() for k, v in outcome.items()}
     files.replace(written, json.dumps({**found, "arguments": arguments}))

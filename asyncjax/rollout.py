@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from asyncjax.checks import is_key
 from asyncjax.environment import Environment
 from asyncjax.method import Metrics
-from asyncjax.threefry import drawn, rolled, unrolled
+from asyncjax.threefry import drawn
 
 PyTree = Any
 Act = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree, PyTree]]
@@ -112,18 +111,19 @@ def unroll(
       ((100, 4, 4), 400.0)
     """
     num_envs = rollout.episode_return.shape[0]
-    remembers_keys = any(is_key(x) for x in jax.tree.leaves((rollout.env_state, rollout.carry)))  # of the given kind
-    key, noise_key, env_key = jax.random.split(rollout.key if remembers_keys else unrolled(rollout.key), 3)
-    key = rolled(key, rollout.key)
-    noise = draw(noise_key, (length, num_envs))
-    env_keys = jax.random.split(env_key, (length, num_envs))
+    key, noise_key, env_key = drawn(jax.random.split, rollout.key, 3)
+    noise = drawn(draw, noise_key, (length, num_envs))
+    env_keys = drawn(jax.random.split, env_key, (length, num_envs))
     compact = truncates_at_most_once(env, length)
+
+    def acts(noise: PyTree, carry: PyTree, observation: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+        return jax.vmap(act)(carry, observation, noise)
 
     def step(state: tuple, xs: tuple) -> tuple[tuple, Trajectory]:
         rollout, cut, sums = state
         noise_t, key_t = xs
-        carry, action, extra = jax.vmap(act)(rollout.carry, rollout.observation, noise_t)
-        env_state, outcome = jax.vmap(env.step)(key_t, rollout.env_state, action)
+        carry, action, extra = drawn(acts, noise_t, rollout.carry, rollout.observation)
+        env_state, outcome = drawn(jax.vmap(env.step), key_t, rollout.env_state, action)
         reward = outcome.reward.astype(jnp.float32)
         done = outcome.terminated | outcome.truncated
         carry = where(done, initial_carry, carry)

@@ -31,35 +31,38 @@ def is_default() -> bool:
     return default_generator() == "threefry2x32"
 
 
-def unrolled(key: jax.Array) -> jax.Array:
-    """The same key or keys, whose bits are computed without a loop; as they are on accelerators, or of another kind."""
+def unrolled(keys: PyTree) -> PyTree:
+    """The same keys, whose bits are computed without a loop; as they are on accelerators, or of another kind."""
     looped = jax.default_backend() == "cpu" and getattr(jax.config, "jax_threefry_partitionable", True)
-    if not looped or not is_key(key) or jax.random.key_impl(key) != "threefry2x32":
-        return key
-    return jax.random.wrap_key_data(jax.random.key_data(key), impl=IMPL)
+    return _of_kind(keys, "threefry2x32", IMPL) if looped else keys
 
 
-def rolled(key: jax.Array, like: jax.Array) -> jax.Array:
-    """The inverse: a key that came of `unrolled`, as one of the kind of `like`."""
-    if key.dtype == like.dtype:
-        return key
-    return jax.random.wrap_key_data(jax.random.key_data(key), impl=jax.random.key_impl(like))
+def rolled(keys: PyTree) -> PyTree:
+    """The inverse: among these leaves, the keys that came of `unrolled` as JAX's own."""
+    return _of_kind(keys, IMPL, "threefry2x32")
 
 
-def drawn(function: Callable[..., PyTree], key: jax.Array, *args: Any) -> PyTree:
-    """function(key, *args), which draws its random numbers without loops and returns keys of the given kind.
+def _of_kind(keys: PyTree, old: Any, new: Any) -> PyTree:
+    def change(x: Any) -> Any:
+        if not is_key(x) or jax.random.key_impl(x) != old:
+            return x
+        return jax.random.wrap_key_data(jax.random.key_data(x), impl=new)
 
-    Unless it can not: where its key meets another one of the given kind, as in `where`.
+    return jax.tree.map(change, keys)
+
+
+def drawn(function: Callable[..., Any], keys: PyTree, *args: Any) -> Any:
+    """function(keys, *args), which draws its random numbers without loops and returns keys of the given kind.
+
+    Unless it can not: where one of `keys` meets another one of the given kind, as in `where`.
     """
-    quick = unrolled(key)
-
-    def back(x: jax.Array) -> jax.Array:
-        return rolled(x, key) if is_key(x) and x.dtype == quick.dtype else x
-
+    quick = unrolled(keys)
+    if all(x is y for x, y in zip(jax.tree.leaves(quick), jax.tree.leaves(keys), strict=True)):
+        return function(keys, *args)
     try:
-        return jax.tree.map(back, function(quick, *args))
+        return rolled(function(quick, *args))
     except (TypeError, ValueError):  # of two kinds of keys; another error comes again
-        return function(key, *args)
+        return function(keys, *args)
 
 
 @jax.jit

@@ -43,12 +43,12 @@ def test_the_bits_are_those_of_jax(name, seed):
 
 def test_there_and_back():
     key = jax.random.key(3)
-    again = rolled(unrolled(key), key)
+    again = rolled(unrolled(key))
     assert again.dtype == key.dtype
     np.testing.assert_array_equal(raw(again), raw(key))
     for other in (jax.random.key(3, impl="rbg"), jax.random.PRNGKey(3)):
         assert unrolled(other) is other
-        assert rolled(other, other) is other
+        assert rolled(other) is other
 
 
 def test_a_key_of_the_old_kind_runs_a_method_alike():
@@ -57,15 +57,16 @@ def test_a_key_of_the_old_kind_runs_a_method_alike():
     jax.tree.map(np.testing.assert_allclose, old.shared, new.shared)
 
 
-def walk(keep):
-    """A random walk, whose state holds its key or, without `keep`, as many numbers."""
+def walk(keep, mixed=False):
+    """A random walk, whose state holds its key or, without `keep`, as many numbers; `mixed`: and a step's key joins."""
 
     def pack(key, x):
         return (key if keep else jax.random.key_data(key), x), x[None]
 
     def step(key, state, action):
         held, x = state
-        drawn, key = jax.random.split(held if keep else jax.random.wrap_key_data(held))
+        held = held if keep else jax.random.wrap_key_data(held)
+        drawn, key = jax.random.split(jnp.where(x > 0, key if mixed else held, held))
         x = x + jax.random.normal(drawn, (), jnp.float32)
         state, observation = pack(key, x)
         return state, Step(observation, observation, x, jnp.bool_(False), jnp.bool_(False))
@@ -85,11 +86,12 @@ def test_a_key_may_meet_another_one_of_its_kind():
         drawn(lambda key: exec('raise ValueError("my own")'), jax.random.key(0))
 
 
-def test_an_environment_may_keep_a_key():
+@pytest.mark.parametrize("mixed", [False, True])
+def test_an_environment_may_keep_a_key(mixed):
     """It keeps the kind of key that it was given, and what it draws is the same."""
     runs = [
         aj.emulate(
-            aj.a3c(walk(keep), optimizer=optax.sgd(0.1), num_envs=2, unroll_length=3),
+            aj.a3c(walk(keep, mixed), optimizer=optax.sgd(0.1), num_envs=2, unroll_length=3),
             aj.schedules.round_robin(6, 2),
             jax.random.key(0),
         )

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from asyncjax.checks import check_given, check_int32, check_key, check_whole
+from asyncjax.checks import check_given, check_int32, check_key, check_least, check_whole
 from asyncjax.events import after_own_message, chosen, retime, schedule_of, stream_of
 from asyncjax.schedules import Schedule, check, round_robin, sequential
 
@@ -71,10 +71,9 @@ def laggard(num_updates: int, num_workers: int, bound: int) -> Schedule:
     """
     bound = _whole_bound(bound)
     check_given(num_workers=num_workers)
+    check_least(2, "besides the laggard there is at least one worker", num_workers=num_workers)
     check_int32(num_workers=num_workers)
     num_workers = int(num_workers)
-    if num_workers < 2:
-        raise ValueError(f"num_workers={num_workers}: besides the laggard there is at least one worker.")
     schedule = sequential(num_updates, num_workers - 1)
     late = np.arange(num_updates)[:, None] % (bound + 1) == bound
     worker = np.where(late, np.int32(num_workers - 1), schedule.worker)
@@ -356,9 +355,8 @@ def _ceil(x: float) -> float:
 
 def _whole_bound(bound: int) -> int:
     check_given(bound=bound)
+    check_least(0, "staleness is at least 0", bound=bound)
     check_int32(bound=bound)
-    if bound < 0:
-        raise ValueError(f"bound={bound}: staleness is at least 0.")
     return int(bound)
 
 

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-PyTree = Any
+from asyncjax.method import PyTree
+
 PACKAGES = ("gymnasium", "envpool", "brax")  # of environments; their ids are written package:id
 
 

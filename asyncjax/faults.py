@@ -16,9 +16,10 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from asyncjax.checks import check_given, check_int32, check_key, check_least, check_whole
+from asyncjax.checks import check_given, check_int32, check_least, check_whole
 from asyncjax.events import after_own_message, chosen, retime, schedule_of, stream_of
 from asyncjax.schedules import Schedule, check, round_robin, sequential
+from asyncjax.service import seed_of
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Adversaries
@@ -265,7 +266,7 @@ def storms(schedule: Schedule, key: jax.Array, calm: float, storm: float, factor
       >>> round(aj.telemetry.throughput(stormy), 1)  # half of the time 2 a second, half of it 2 / 3
       1.3
     """
-    check_key(key)
+    seed = seed_of(key)
     _check_positive(calm=calm, storm=storm)
     _check_positive(factor=factor)
     if factor < 1:
@@ -278,7 +279,7 @@ def storms(schedule: Schedule, key: jax.Array, calm: float, storm: float, factor
             f"calm={calm}, storm={storm}, factor={factor}: {expected:.3g} storms in this schedule are too many; make"
             " them longer, or the factor smaller."
         )
-    rng = np.random.default_rng([int(word) for word in np.asarray(jax.random.key_data(key)).ravel()])
+    rng = np.random.default_rng(seed)
     count = 2 * int(expected + 4 * np.sqrt(expected) + 8)
     lengths = rng.standard_exponential(2 * count) * np.tile([calm, storm], count)
     edges = np.concatenate([[0.0], np.cumsum(lengths), [np.inf]])[:-1]

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from asyncjax.data_parallel import Placement, divided
+from asyncjax.data_parallel import Device, Placement, divided
 from asyncjax.exact import apart
 from asyncjax.kept import kept
 from asyncjax.method import Method, Metrics, Stale, State
@@ -22,7 +22,6 @@ from asyncjax.packing import Packed, PackedMethod, Packer, all_finite, merge_met
 from asyncjax.schedules import Schedule
 from asyncjax.traced import equations
 
-Device = Any  # jax.Device, which type checkers take for a variable
 Place = Any  # a Device, or a sharding over several
 View = list[Packed]  # one packed tree for each separately read part
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from asyncjax.checks import is_key
 from asyncjax.environment import Environment
-from asyncjax.method import Metrics
+from asyncjax.method import Metrics, PyTree
 from asyncjax.threefry import drawn, rolled, unrolled
 
-PyTree = Any
 Act = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree, PyTree]]
 
 

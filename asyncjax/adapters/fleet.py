@@ -17,8 +17,8 @@ import jax
 import numpy as np
 
 from asyncjax.environment import Step
+from asyncjax.method import PyTree
 
-PyTree = Any
 IDLE_RESETS = 8  # a vector environment is closed when it was not stepped while so many others were begun
 STEP = np.array([0, 0, 0, 1], np.uint32)  # what a step adds to a ticket
 MAX_SEED = np.uint32(2**31 - 1)  # EnvPool's seeds are below this

@@ -16,9 +16,9 @@ import numpy as np
 
 from asyncjax.adapters.fleet import Fleet, VectorEnv
 from asyncjax.environment import Environment, Space, Step
+from asyncjax.method import PyTree
 from asyncjax.traced import equations
 
-PyTree = Any
 MARK = "step on the host of "  # the jitted step's name says in every program that the host is called
 
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from asyncjax.checks import check_given, check_least
 from asyncjax.mdp.core import AnyMDP, action_values, policy_backup
 from asyncjax.method import Array, Method, Metrics, Stale
+from asyncjax.methods.options import Number
 from asyncjax.methods.value_iteration import (
-    Number,
     Owner,
     check_problem,
     check_reference,

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from asyncjax.mdp.core import MDP, AnyMDP, action_values
 from asyncjax.method import Array, Method, Metrics, Stale
+from asyncjax.methods.options import Number
 from asyncjax.methods.value_iteration import (
     Block,
-    Number,
     Values,
     check_problem,
     check_reference,

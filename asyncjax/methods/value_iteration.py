@@ -13,9 +13,9 @@ from asyncjax.checks import check_counts, check_number
 from asyncjax.mdp.check import check, check_discount, check_is_mdp
 from asyncjax.mdp.core import MDP, AnyMDP, bellman
 from asyncjax.method import Array, Method, Metrics, PyTree, Stale
+from asyncjax.methods.options import Number
 from asyncjax.traced import is_traced
 
-Number = float | jax.Array
 Order = Literal["cyclic", "random", "largest"]
 
 

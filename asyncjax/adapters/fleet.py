@@ -1,4 +1,4 @@
-"""The host's side of `asyncjax.adapters.host`: vector environments, found by the tickets that the device holds.
+"""The host's side of `host_environment`: vector environments, found by the tickets that the device holds.
 
 A vector environment goes forward only. A ticket for a step that is past, or of another process, gets new episodes, and
 a warning says so; only the newest step may be asked for again, with the same actions, and has the same answer.

@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from asyncjax.adapters.fleet import VectorEnv
 from asyncjax.adapters.from_gymnax import to_space
-from asyncjax.adapters.host import host_environment
+from asyncjax.adapters.host_environment import host_environment
 from asyncjax.environment import Environment, Space, Step
 from asyncjax.method import PyTree
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from asyncjax.checks import check_counts, check_least, check_number
-from asyncjax.solvers.host import HostModel
+from asyncjax.solvers.host_model import HostModel
 from asyncjax.solvers.mixing import Mixing
 from asyncjax.solvers.model import Model
 from asyncjax.solvers.solution import Residual, Run

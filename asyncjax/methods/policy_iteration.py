@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from asyncjax.checks import check_given, check_least
 from asyncjax.mdp.core import AnyMDP, action_values, policy_backup
 from asyncjax.method import Array, Method, Metrics, Stale
-from asyncjax.methods.options import Number
-from asyncjax.methods.value_iteration import (
+from asyncjax.methods.dynamic_programming import (
     Owner,
     check_problem,
     check_reference,
@@ -21,6 +20,7 @@ from asyncjax.methods.value_iteration import (
     owners,
     starting_values,
 )
+from asyncjax.methods.options import Number
 
 
 class Policies(NamedTuple):

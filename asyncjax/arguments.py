@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from asyncjax import commandline, runs, schedule_parts, schedules, service
-from asyncjax.adapters.host import check_compiled
+from asyncjax.adapters.host_environment import check_compiled
 from asyncjax.discipline import Discipline
 from asyncjax.environment import Environment
 from asyncjax.schedules import Schedule

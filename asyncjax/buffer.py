@@ -12,7 +12,8 @@ import numpy as np
 
 from asyncjax.discipline import Coordinator, Groups
 from asyncjax.engine import not_finite
-from asyncjax.host import Applied, Device, HostProgram, Job, Log, View
+from asyncjax.host_program import Applied, Device, HostProgram, Job, View
+from asyncjax.log import Log
 from asyncjax.method import Chunk, State
 from asyncjax.packing import Packed
 

@@ -84,12 +84,12 @@ def check_choice(choices: Iterable[Any], **arguments: Any) -> None:
             raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}.")
 
 
-def check_least(least: int, **arguments: Any) -> None:
-    """Raises TypeError or ValueError for an argument that is given and no whole number of at least this."""
+def check_least(least: int, why: str = "", **arguments: Any) -> None:
+    """Raises TypeError or ValueError for what is given and no whole number of at least this, and says why."""
     check_whole(**arguments)
     for name, value in arguments.items():
         if value is not None and value < least:
-            raise ValueError(f"{name}={value!r}: use at least {least}.")
+            raise ValueError(f"{name}={value!r}: {why or f'use at least {least}'}.")
 
 
 def check_int32(**arguments: Any) -> None:

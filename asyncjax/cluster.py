@@ -16,7 +16,7 @@ import jax
 from asyncjax.checks import check_given, check_least, check_positive, whole
 from asyncjax.discipline import Coordinator, Discipline, Wait
 from asyncjax.engine import check_host, check_run, starting_state
-from asyncjax.host import HostProgram, Job, View, cached_host_program
+from asyncjax.host_program import HostProgram, Job, View, cached_host_program
 from asyncjax.method import Chunk, Method, Result, State
 from asyncjax.packing import Packed
 from asyncjax.processes import Lost, Processes

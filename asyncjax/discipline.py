@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Generic, Literal, NamedTuple, TypeVar, get_args
 
-from asyncjax.checks import check_choice, check_given, check_static, check_whole, whole
+from asyncjax.checks import check_choice, check_given, check_least, check_static, whole
 
 Wait = Literal["never", "next_version"]
 T = TypeVar("T")
@@ -38,26 +38,23 @@ class Discipline(NamedTuple):
         """Raises ValueError where no run could follow this discipline."""
         check_given(num_workers=num_workers, group_size=self.group_size)
         check_static(num_workers=num_workers, group_size=self.group_size)
-        check_whole(num_workers=num_workers, group_size=self.group_size, bound=self.bound, eta=self.eta)
-        if num_workers < 1:
-            raise ValueError(f"num_workers={num_workers}: at least one worker is needed.")
-        if self.group_size < 1:
-            raise ValueError(f"group_size={self.group_size}: an update consumes at least one message.")
+        check_least(1, "at least one worker is needed", num_workers=num_workers)
+        check_least(1, "an update consumes at least one message", group_size=self.group_size)
+        check_least(
+            1,
+            "the first worker to finish is 1 ahead, so the bound is at least 1; bound=1 runs in rounds, and barrier"
+            " (group_size=num_workers, wait='next_version') in lockstep",
+            bound=self.bound,
+        )
+        check_least(0, "staleness is at least 0; with eta=0 every message is fresh", eta=self.eta)
         check_choice(get_args(Wait), wait=self.wait)
         if self.wait == "next_version" and self.group_size > num_workers:
             raise ValueError(
                 f"group_size={self.group_size} with wait='next_version' needs as many workers, but num_workers is"
                 f" {num_workers}: every worker hands in one message per version. Use a smaller group or wait='never'."
             )
-        if self.bound is not None and self.bound < 1:
-            raise ValueError(
-                f"bound={self.bound}: the first worker to finish is 1 ahead, so the bound is at least 1;"
-                " bound=1 runs in rounds, and barrier (group_size=num_workers, wait='next_version') in lockstep."
-            )
         if self.bound is not None and self.wait == "next_version":
             raise ValueError("bound and wait='next_version' exclude each other: the barrier already bounds the gap.")
-        if self.eta is not None and self.eta < 0:
-            raise ValueError(f"eta={self.eta}: staleness is at least 0; with eta=0 every message is fresh.")
         if self.eta is not None and (self.bound is not None or self.wait == "next_version"):
             other = "wait='next_version'" if self.bound is None else "bound"
             raise ValueError(f"eta and {other} exclude each other: choose one rule for who has to wait.")

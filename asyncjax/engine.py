@@ -21,8 +21,8 @@ from asyncjax.checks import (
     first_difference,
     leaf_types,
 )
-from asyncjax.kept import kept
 from asyncjax.method import Array, Method, Metrics, PyTree, State
+from asyncjax.program_cache import program_cache
 from asyncjax.schedules import Schedule, check_axes
 from asyncjax.traced import under_transformation
 
@@ -53,7 +53,7 @@ def initial_state(method: Method, key: jax.Array, num_workers: int) -> State:
     return State(0, *compile_init(method, num_workers)(key))
 
 
-@kept
+@program_cache
 def compile_init(method: Method, num_workers: int) -> Callable[[jax.Array], tuple[PyTree, PyTree]]:
     """`begin`, compiled."""
     return jax.jit(partial(begin, method, num_workers))

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-PyTree = Any
+from asyncjax.method import PyTree
+
 PACKAGES = ("gymnasium", "envpool", "brax")  # of environments; their ids are written package:id
 
 
@@ -99,7 +100,7 @@ def make_env(env: str | Environment | Any, **params: Any) -> Environment:
     """An environment from an id, from an environment object or a constructor of one, or unchanged from an Environment.
 
     Those of gymnax and brax are compiled with the method. Those of gymnasium and EnvPool live on the host, see
-    `asyncjax.adapters.host`: the engines that step one worker at a time can run them, `emulate` can not.
+    `asyncjax.adapters.host_environment`: the engines that step one worker at a time can run them, `emulate` can not.
 
     Args:
       env: a gymnax id such as "CartPole-v1"; "gymnasium:CartPole-v1", "envpool:Pong-v5" or "brax:ant", for which the

@@ -16,9 +16,10 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from asyncjax.checks import check_given, check_int32, check_key, check_whole
+from asyncjax.checks import check_given, check_int32, check_least, check_whole
 from asyncjax.events import after_own_message, chosen, retime, schedule_of, stream_of
 from asyncjax.schedules import Schedule, check, round_robin, sequential
+from asyncjax.service import seed_of
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Adversaries
@@ -71,10 +72,9 @@ def laggard(num_updates: int, num_workers: int, bound: int) -> Schedule:
     """
     bound = _whole_bound(bound)
     check_given(num_workers=num_workers)
+    check_least(2, "besides the laggard there is at least one worker", num_workers=num_workers)
     check_int32(num_workers=num_workers)
     num_workers = int(num_workers)
-    if num_workers < 2:
-        raise ValueError(f"num_workers={num_workers}: besides the laggard there is at least one worker.")
     schedule = sequential(num_updates, num_workers - 1)
     late = np.arange(num_updates)[:, None] % (bound + 1) == bound
     worker = np.where(late, np.int32(num_workers - 1), schedule.worker)
@@ -266,7 +266,7 @@ def storms(schedule: Schedule, key: jax.Array, calm: float, storm: float, factor
       >>> round(aj.telemetry.throughput(stormy), 1)  # half of the time 2 a second, half of it 2 / 3
       1.3
     """
-    check_key(key)
+    seed = seed_of(key)
     _check_positive(calm=calm, storm=storm)
     _check_positive(factor=factor)
     if factor < 1:
@@ -279,7 +279,7 @@ def storms(schedule: Schedule, key: jax.Array, calm: float, storm: float, factor
             f"calm={calm}, storm={storm}, factor={factor}: {expected:.3g} storms in this schedule are too many; make"
             " them longer, or the factor smaller."
         )
-    rng = np.random.default_rng([int(word) for word in np.asarray(jax.random.key_data(key)).ravel()])
+    rng = np.random.default_rng(seed)
     count = 2 * int(expected + 4 * np.sqrt(expected) + 8)
     lengths = rng.standard_exponential(2 * count) * np.tile([calm, storm], count)
     edges = np.concatenate([[0.0], np.cumsum(lengths), [np.inf]])[:-1]
@@ -356,9 +356,8 @@ def _ceil(x: float) -> float:
 
 def _whole_bound(bound: int) -> int:
     check_given(bound=bound)
+    check_least(0, "staleness is at least 0", bound=bound)
     check_int32(bound=bound)
-    if bound < 0:
-        raise ValueError(f"bound={bound}: staleness is at least 0.")
     return int(bound)
 
 

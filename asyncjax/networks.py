@@ -15,8 +15,8 @@ import jax.numpy as jnp
 
 from asyncjax.checks import check_kind
 from asyncjax.environment import Discrete, Environment
+from asyncjax.method import PyTree
 
-PyTree = Any
 Activation = Callable[[jax.Array], jax.Array]
 Core = Literal["gru", "lstm"]
 Head = Any  # of the policy: logits Float[A], or (mean Float[D], log_std Float[D])

@@ -16,7 +16,7 @@ import numpy as np
 
 from asyncjax import runs
 from asyncjax.files import PathLike
-from asyncjax.maps import draw_heat_map, draw_value_map
+from asyncjax.heat_maps import draw_heat_map, draw_value_map
 from asyncjax.panels import (
     COLOURS,
     COLUMN,

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from asyncjax.host import HostProgram, View, Worked, cached_host_program
+from asyncjax.host_program import HostProgram, View, Worked, cached_host_program
 from asyncjax.method import Method, PyTree
 from asyncjax.packing import Packed
 

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from asyncjax.adapters.host import lives_on_host, not_emulated
+from asyncjax.adapters.host_environment import lives_on_host, not_emulated
+from asyncjax.apart import apart
 from asyncjax.cost import cost_of
 from asyncjax.engine import begin
-from asyncjax.exact import apart
-from asyncjax.kept import kept
 from asyncjax.method import Array, Method, Metrics, PyTree, Result, Stale, State
 from asyncjax.packing import Packed, PackedMethod, all_finite, merge_metrics, zeros
+from asyncjax.program_cache import program_cache
 from asyncjax.waves import OUT_OF_RANGE, Layout, Plan, read_parts
 
 SMALL = 2**26  # bytes: what views and messages may always take together
@@ -194,7 +194,7 @@ class Program:
         return treedef.unflatten(taken), then
 
 
-@kept
+@program_cache
 def cached_program(method: Method, num_workers: int, parts: tuple[int, ...], exact: bool) -> Program:
     """One program per method, so that a second run compiles nothing."""
     return Program(PackedMethod(method, num_workers, parts), exact)

@@ -13,7 +13,7 @@ import numpy as np
 
 from asyncjax import files, timeline
 from asyncjax.checkpoints import Checkpoints
-from asyncjax.compiling import CompileClock
+from asyncjax.compile_clock import CompileClock
 from asyncjax.engine import then
 from asyncjax.files import PathLike
 from asyncjax.method import Chunk, State

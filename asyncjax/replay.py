@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from asyncjax.engine import check_host, check_run, chunks, concatenate_metrics, not_finite, starting_state, then
-from asyncjax.host import HostProgram, Job, Log, Place, View, cached_host_program
+from asyncjax.host_program import HostProgram, Job, Place, View, cached_host_program
+from asyncjax.log import Log
 from asyncjax.method import Chunk, Method, Result, State
 from asyncjax.packing import Packed
 from asyncjax.schedules import Schedule, check, cut

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from asyncjax.environment import Environment
-from asyncjax.method import Metrics
+from asyncjax.method import Metrics, PyTree
 from asyncjax.threefry import drawn
 
-PyTree = Any
 Act = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree, PyTree]]
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from asyncjax.checks import check_key, check_kind, is_key
+from asyncjax.checks import check_key, check_kind
 
 Number = float | np.ndarray | jax.Array | list[float]
 
@@ -229,21 +229,22 @@ def streams(service: Service, key: jax.Array, num_workers: int) -> list[Iterator
       ([1.0, 1.0], [3.0, 3.0])
     """
     check_kind(Service, "give a model, such as asyncjax.service.exponential(0.01)", service=service)
-    check_key(key)
-    seed = [int(word) for word in np.asarray(jax.random.key_data(_typed(key))).ravel()]
+    seed = seed_of(key)
     return [_stream(service, np.random.default_rng([*seed, worker]), worker) for worker in range(num_workers)]
 
 
-def _stream(service: Service, rng: np.random.Generator, worker: int, block: int = 1024) -> Iterator[float]:
+def _stream(service: Service, rng: np.random.Generator, worker: int) -> Iterator[float]:
     while True:
-        times = service.sample(rng, worker, block)
+        times = service.sample(rng, worker, 1024)
         if not np.all(times >= 0) or not np.all(np.isfinite(times)):
             raise ValueError(f"The service model {service.name} gave worker {worker} a negative or non-finite time.")
         yield from times.tolist()
 
 
-def _typed(key: jax.Array) -> jax.Array:
-    return key if is_key(key) else jax.random.wrap_key_data(key)
+def seed_of(key: jax.Array) -> list[int]:
+    """A key of JAX's, of the new kind or the old, as what NumPy's generators take; raises TypeError for no key."""
+    check_key(key)
+    return [int(word) for word in np.asarray(jax.random.key_data(key)).ravel()]
 
 
 def _per_worker(model: str, *, zero: bool = False, **arguments: Number) -> list[Callable[[int], float]]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from asyncjax.checks import check_given, check_number, check_whole
+from asyncjax.checks import check_given, check_least, check_number
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 
@@ -83,9 +83,7 @@ def bootstrap_interval(
     if not ys.ndim:
         raise ValueError(f"ys={ys}: give an axis of seeds, Float[S, ...].")
     check_given(num_resamples=num_resamples)
-    check_whole(num_resamples=num_resamples)
-    if num_resamples < 1:
-        raise ValueError(f"num_resamples={num_resamples}: draw at least one, and some 1000 for an interval of 95 %.")
+    check_least(1, "draw at least one, and some 1000 for an interval of 95 %", num_resamples=num_resamples)
     if len(ys) < 1:
         raise ValueError("ys has no rows: an interval takes at least one seed, and some ten to mean something.")
     rng = np.random.default_rng(0)

@@ -13,7 +13,7 @@ import numpy as np
 from asyncjax.buffer import Buffer
 from asyncjax.discipline import Coordinator
 from asyncjax.engine import concatenate_metrics, then
-from asyncjax.host import Device, HostProgram, Job, View
+from asyncjax.host_program import Device, HostProgram, Job, View
 from asyncjax.method import Chunk, Metrics, Result, State
 from asyncjax.packing import Packed
 from asyncjax.schedules import Schedule, concatenate

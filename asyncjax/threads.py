@@ -11,7 +11,7 @@ import jax
 from asyncjax.checks import check_choice, check_given, check_positive, whole
 from asyncjax.discipline import Coordinator, Discipline, Wait
 from asyncjax.engine import check_host, check_run, starting_state
-from asyncjax.host import Device, cached_host_program
+from asyncjax.host_program import Device, cached_host_program
 from asyncjax.method import Chunk, Method, Result, State
 from asyncjax.schedules import Schedule
 from asyncjax.service import Service, streams

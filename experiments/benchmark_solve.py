@@ -30,8 +30,8 @@ import numpy as np
 import asyncjax as aj
 from asyncjax.checks import check_choice, check_least
 from asyncjax.mdp import MDP
-from asyncjax.solvers.device import DeviceModel
-from asyncjax.solvers.host import HostModel
+from asyncjax.solvers.device_model import DeviceModel
+from asyncjax.solvers.host_model import HostModel
 from peers.mdp_solvers import PEERS, Solver
 
 PROBLEMS: dict[str, Callable[[], MDP]] = {

@@ -32,7 +32,7 @@ import numpy as np
 
 import asyncjax as aj
 from asyncjax import commandline, files, plotting, runs
-from asyncjax.adapters.host import check_compiled
+from asyncjax.adapters.host_environment import check_compiled
 from asyncjax.arguments import SERVICES, num_updates
 from asyncjax.checks import check_counts
 from asyncjax.cluster import connected

@@ -23,7 +23,7 @@ import pytest
 
 import asyncjax as aj
 from asyncjax.checkpoints import Checkpoints
-from asyncjax.host import Log
+from asyncjax.log import Log
 from asyncjax.packing import all_finite
 from asyncjax.replay import _Replay
 from tests.laws import KEY, assert_equal, method

@@ -15,7 +15,7 @@ import pytest
 import asyncjax as aj
 from asyncjax.adapters.fleet import IDLE_RESETS, VectorEnv
 from asyncjax.adapters.from_gymnasium import from_vector
-from asyncjax.adapters.host import host_environment
+from asyncjax.adapters.host_environment import host_environment
 from asyncjax.environment import Box, Discrete, Step, make_env
 from asyncjax.networks import NatureCNN, actor_critic, patches
 from asyncjax.rollout import init_rollout, next_values, unroll

@@ -13,8 +13,8 @@ import jax
 import pytest
 
 import asyncjax as aj
-from asyncjax import exact
 from asyncjax.checkpoints import Checkpoints
+from asyncjax.emulate import FLAG
 from tests.laws import KEY, method, raw
 
 ROOT = Path(__file__).parent.parent
@@ -69,12 +69,12 @@ for name in ("sgd", "a3c"):
 
 @pytest.mark.skipif(jax.__version_info__ >= (0, 11), reason="XLA has no such flag any more")
 def test_a_flag_of_xla_makes_all_emulated_runs_exact() -> None:
-    run(EXACT, xla_flags=exact.FLAG)
+    run(EXACT, xla_flags=FLAG)
 
 
 def test_threads_use_all_devices_in_turn_and_replay_bit_for_bit() -> None:
     script = """
-from asyncjax.host import HostProgram
+from asyncjax.host_program import HostProgram
 from asyncjax.threads import default_threads
 
 used = []

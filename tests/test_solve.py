@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import asyncjax as aj
 from asyncjax.mdp import MDP, FunctionMDP
-from asyncjax.solvers.host import HostModel
+from asyncjax.solvers.host_model import HostModel
 from asyncjax.solvers.levels import levels, reordered
 from asyncjax.solvers.solution import Certificate, Residual
 from asyncjax.solvers.solve import METHODS
@@ -318,7 +318,7 @@ def test_large_problems_in_which_information_creeps_are_put_in_order():
 
 
 def test_a_function_is_solved_like_its_table(monkeypatch):
-    monkeypatch.setattr("asyncjax.solvers.device._CHUNK", 50)  # so that the states do not fit one
+    monkeypatch.setattr("asyncjax.solvers.device_model._CHUNK", 50)  # so that the states do not fit one
     car = aj.mdp.mountain_car(13, 10)
     table = aj.mdp.tabulate(car)
     solution = aj.solve(car, 0.9, tolerance=1e-3)
@@ -459,7 +459,7 @@ devices = jax.devices()
 assert len(devices) == 4
 solution = aj.solve(mdp, 0.95, tolerance=1e-2, devices=devices)
 assert solution.converged and np.abs(solution.values - aj.mdp.exact_values(mdp, 0.95)).max() <= solution.bound
-from asyncjax.solvers.device import DeviceModel
+from asyncjax.solvers.device_model import DeviceModel
 model = DeviceModel(mdp, 0.95, devices)
 assert {shard.data.shape for shard in model.arrays.probability.addressable_shards} == {(3, 4, 4)}
 function = aj.mdp.mountain_car(7, 7)

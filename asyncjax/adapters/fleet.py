@@ -1,4 +1,4 @@
-"""The host's side of `asyncjax.adapters.host`: vector environments, found by the tickets that the device holds.
+"""The host's side of `host_environment`: vector environments, found by the tickets that the device holds.
 
 A vector environment goes forward only. A ticket for a step that is past, or of another process, gets new episodes, and
 a warning says so; only the newest step may be asked for again, with the same actions, and has the same answer.
@@ -17,8 +17,8 @@ import jax
 import numpy as np
 
 from asyncjax.environment import Step
+from asyncjax.method import PyTree
 
-PyTree = Any
 IDLE_RESETS = 8  # a vector environment is closed when it was not stepped while so many others were begun
 STEP = np.array([0, 0, 0, 1], np.uint32)  # what a step adds to a ticket
 MAX_SEED = np.uint32(2**31 - 1)  # EnvPool's seeds are below this

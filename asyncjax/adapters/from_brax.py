@@ -12,8 +12,7 @@ from brax import envs  # pyright: ignore[reportMissingImports] - an extra
 from asyncjax.adapters.from_gymnax import cast_like, gymnax_semantics, traced
 from asyncjax.checks import nearest
 from asyncjax.environment import Box, Environment, Step
-
-PyTree = Any
+from asyncjax.method import PyTree
 
 
 def from_id(env_id: str, params: dict[str, Any]) -> Environment:

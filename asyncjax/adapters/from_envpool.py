@@ -16,11 +16,10 @@ import numpy as np
 from asyncjax.adapters.fleet import VectorEnv
 from asyncjax.adapters.from_gymnasium import observation_types
 from asyncjax.adapters.from_gymnax import to_space
-from asyncjax.adapters.host import host_environment
+from asyncjax.adapters.host_environment import host_environment
 from asyncjax.checks import nearest
 from asyncjax.environment import Box, Environment, Step
-
-PyTree = Any
+from asyncjax.method import PyTree
 
 
 def from_id(env_id: str, params: dict[str, Any]) -> Environment:

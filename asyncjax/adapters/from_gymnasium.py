@@ -14,10 +14,10 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from asyncjax.adapters.fleet import VectorEnv
 from asyncjax.adapters.from_gymnax import to_space
-from asyncjax.adapters.host import host_environment
+from asyncjax.adapters.host_environment import host_environment
 from asyncjax.environment import Environment, Space, Step
+from asyncjax.method import PyTree
 
-PyTree = Any
 NARROW = {"float64": np.float32, "int64": np.int32, "uint64": np.uint32}
 
 

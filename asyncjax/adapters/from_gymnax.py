@@ -17,9 +17,9 @@ from jax.extend.core import jaxpr_as_fun
 from asyncjax.adapters.gymnax_imports import CLASSES, import_class, import_module
 from asyncjax.checks import nearest
 from asyncjax.environment import Box, Discrete, Environment, Space, Step
+from asyncjax.method import PyTree
 from asyncjax.traced import is_traced
 
-PyTree = Any
 NEEDS_DOWNLOAD = "MNISTBandit-bsuite"
 LIMIT = "max_steps_in_episode"
 LENGTHS = (LIMIT, "memory_length", "chain_length")

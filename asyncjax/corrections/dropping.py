@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from asyncjax.apart import apart
 from asyncjax.corrections.per_message import Number, at_least, number, per_message
-from asyncjax.exact import apart
 from asyncjax.method import PyTree
 
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from asyncjax.apart import apart
 from asyncjax.checks import check_number
-from asyncjax.exact import apart
 from asyncjax.method import PyTree
 from asyncjax.traced import concrete
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from asyncjax.exact import apart
+from asyncjax.apart import apart
 from asyncjax.method import Halves, Method, Metrics, Policy, PyTree, Stale
 from asyncjax.methods.options import check_options
 

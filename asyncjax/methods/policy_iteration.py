@@ -7,11 +7,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from asyncjax.checks import check_given, check_whole
+from asyncjax.checks import check_given, check_least
 from asyncjax.mdp.core import AnyMDP, action_values, policy_backup
 from asyncjax.method import Array, Method, Metrics, Stale
-from asyncjax.methods.value_iteration import (
-    Number,
+from asyncjax.methods.dynamic_programming import (
     Owner,
     check_problem,
     check_reference,
@@ -21,6 +20,7 @@ from asyncjax.methods.value_iteration import (
     owners,
     starting_values,
 )
+from asyncjax.methods.options import Number
 
 
 class Policies(NamedTuple):
@@ -98,9 +98,7 @@ def policy_iteration(
     check_problem(mdp, discount, initial_values, num_blocks=num_blocks, block_size=block_size)
     check_reference(reference, mdp.num_states)
     check_given(num_evaluations=num_evaluations)
-    check_whole(num_evaluations=num_evaluations)
-    if num_evaluations < 0:
-        raise ValueError(f"num_evaluations={num_evaluations}: use at least 0, which is value iteration.")
+    check_least(0, "use at least 0, which is value iteration", num_evaluations=num_evaluations)
 
     def init(key: jax.Array, num_workers: int) -> tuple[Policies, Owner]:
         values = starting_values(mdp, initial_values)

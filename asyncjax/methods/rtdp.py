@@ -8,16 +8,16 @@ import jax
 import jax.numpy as jnp
 
 from asyncjax.mdp.core import MDP, AnyMDP, action_values
-from asyncjax.method import Array, Method, Metrics, Stale
-from asyncjax.methods.value_iteration import (
+from asyncjax.method import Array, Method, Metrics
+from asyncjax.methods.dynamic_programming import (
     Block,
-    Number,
     Values,
     check_problem,
     check_reference,
     starting_values,
     write_blocks,
 )
+from asyncjax.methods.options import Number
 from asyncjax.methods.walk import make_walk
 from asyncjax.traced import is_traced
 
@@ -98,11 +98,12 @@ def rtdp(
         residual = jnp.max(jnp.abs(new[states] - values[states]))
         return Block(states, new[states]), walker, {"backups": jnp.int32(unroll_length), "residual": residual}
 
-    def apply(shared: Values, messages: Block, stale: Stale) -> tuple[Values, Metrics]:
-        del stale
-        return write_blocks(shared, messages, reference)
-
-    return Method(init=init, view=lambda shared: shared.values, work=work, apply=apply)
+    return Method(
+        init=init,
+        view=lambda shared: shared.values,
+        work=work,
+        apply=lambda shared, blocks, stale: write_blocks(shared, blocks, reference),
+    )
 
 
 def _upper_bound(mdp: AnyMDP, discount: Number) -> jax.Array:

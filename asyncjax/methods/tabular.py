@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from asyncjax.mdp.core import AnyMDP
 from asyncjax.method import Array, Method, Metrics, Policy, Stale
-from asyncjax.methods.options import check_options
-from asyncjax.methods.value_iteration import Number, check_problem, check_reference, distance, in_order
+from asyncjax.methods.dynamic_programming import check_problem, check_reference, distance, in_order
+from asyncjax.methods.options import Number, check_options
 from asyncjax.methods.walk import make_walk
 
 

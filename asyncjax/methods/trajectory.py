@@ -12,8 +12,8 @@ import optax
 
 from asyncjax import returns
 from asyncjax.actor_critic import Agent, Forward, collect, distribution, forward, start
+from asyncjax.apart import apart
 from asyncjax.data_parallel import Divide, divide_rows
-from asyncjax.exact import apart
 from asyncjax.method import Halves, Method, Metrics, PyTree, Stale
 from asyncjax.methods.gradient import UNCHANGED, alone, annealed, clipped, moved, only, transformation
 from asyncjax.methods.options import Count, Number, check_options

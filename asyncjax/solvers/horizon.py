@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from asyncjax.mdp import MDP
-from asyncjax.solvers.host import HostModel
+from asyncjax.solvers.host_model import HostModel
 
 
 def longest_time(mdp: MDP, expired: Callable[[], bool]) -> float:

@@ -14,11 +14,11 @@ import numpy as np
 from asyncjax.checks import check_number
 from asyncjax.mdp import MDP, AnyMDP, FunctionMDP
 from asyncjax.mdp.check import check_discount, check_is_mdp, row_sums
-from asyncjax.solvers import methods
+from asyncjax.solvers import synchronous
 from asyncjax.solvers.asynchronous import asynchronous
-from asyncjax.solvers.device import DeviceModel
+from asyncjax.solvers.device_model import DeviceModel
 from asyncjax.solvers.horizon import longest_time
-from asyncjax.solvers.host import HostModel
+from asyncjax.solvers.host_model import HostModel
 from asyncjax.solvers.model import Model
 from asyncjax.solvers.solution import Certificate, Certifies, Progress, Residual, Run, Solution, check_finite
 
@@ -26,11 +26,11 @@ MethodName = Literal["jacobi", "gauss_seidel", "modified_policy_iteration", "pol
 Backend = Literal["host", "jax"]
 
 METHODS: dict[str, Callable[..., Residual]] = {
-    "jacobi": methods.jacobi,
-    "gauss_seidel": methods.gauss_seidel,
-    "modified_policy_iteration": methods.modified_policy_iteration,
-    "policy_iteration": methods.policy_iteration,
-    "anderson": methods.anderson,
+    "jacobi": synchronous.jacobi,
+    "gauss_seidel": synchronous.gauss_seidel,
+    "modified_policy_iteration": synchronous.modified_policy_iteration,
+    "policy_iteration": synchronous.policy_iteration,
+    "anderson": synchronous.anderson,
     "async": asynchronous,
 }
 

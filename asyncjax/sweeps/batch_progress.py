@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Any
 
-from asyncjax.compiling import CompileClock
+from asyncjax.compile_clock import CompileClock
 from asyncjax.progress import live, time_left
 
 

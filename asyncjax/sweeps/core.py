@@ -111,6 +111,7 @@ def sweep(
       ...     aj.grid(rate=[0.1, 0.2], delay=[0, 4]),
       ...     key=jax.random.key(0),
       ...     seeds=3,
+      ...     progress=False,
       ... )
       >>> table["loss"].shape
       (4, 3)

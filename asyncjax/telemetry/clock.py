@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from asyncjax.checks import check_given, check_kind, check_whole
+from asyncjax.checks import check_given, check_kind, check_least
 from asyncjax.schedules import Schedule, check
 
 
@@ -138,9 +138,7 @@ def updates_to_target(values: ArrayLike, target: float, window: int = 1) -> floa
       4.0
     """
     check_given(window=window)
-    check_whole(window=window)
-    if window < 1:
-        raise ValueError(f"window={window}: average at least one value.")
+    check_least(1, "average at least one value", window=window)
     rows = np.asarray(values, np.float64)
     known = np.flatnonzero(~np.isnan(rows))
     if known.size < window:

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from asyncjax.apart import apart
 from asyncjax.corrections.look_ahead import Ahead
-from asyncjax.exact import apart
 from asyncjax.method import Halves, Method, Metrics, PyTree, Stale
 
 

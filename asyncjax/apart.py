@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from asyncjax.method import Array
-
-FLAG = "--xla_cpu_use_fusion_emitters=false"
-
-
-def flag_is_set() -> bool:
-    """Whether XLA_FLAGS asks all runs of `emulate` to be exact, with a flag that XLA has known until jax 0.10."""
-    return FLAG in os.environ.get("XLA_FLAGS", "").split()
 
 
 def apart(function: Any, true: Array, *args: Any) -> Any:

@@ -16,9 +16,9 @@ import numpy as np
 
 from asyncjax.adapters.fleet import Fleet, VectorEnv
 from asyncjax.environment import Environment, Space, Step
+from asyncjax.method import PyTree
 from asyncjax.traced import equations
 
-PyTree = Any
 MARK = "step on the host of "  # the jitted step's name says in every program that the host is called
 
 
@@ -48,7 +48,7 @@ def host_environment(
     Example:
       >>> import jax, numpy as np
       >>> from asyncjax.adapters.fleet import VectorEnv
-      >>> from asyncjax.adapters.host import host_environment
+      >>> from asyncjax.adapters.host_environment import host_environment
       >>> from asyncjax.environment import Box, Discrete, Step
       >>> def make(seeds):
       ...     here = np.array(seeds, np.float32)[:, None]

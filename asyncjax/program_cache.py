@@ -1,4 +1,4 @@
-"""What was compiled for methods, kept so that a second run of one compiles nothing."""
+"""Compiled programs of methods, kept so that a second run of one compiles nothing."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ SETTINGS = ("jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionab
 MAX_MAPS = 30_000
 
 
-class kept(Generic[*Ts, T]):
-    """Keeps what a function compiles for its arguments, the last used, as long as there is room for more."""
+class program_cache(Generic[*Ts, T]):
+    """A cache of what a function compiles for its arguments: those used last stay, as far as there is room for them."""
 
     def __init__(self, compiled: Callable[[*Ts], T]) -> None:
         self.compiled, self.__doc__ = compiled, compiled.__doc__

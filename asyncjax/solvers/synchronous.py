@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from asyncjax.checks import check_counts, check_least, check_number, check_whole
-from asyncjax.solvers.host import HostModel
+from asyncjax.checks import check_counts, check_least, check_number
+from asyncjax.solvers.host_model import HostModel
 from asyncjax.solvers.mixing import Mixing
 from asyncjax.solvers.model import Model
 from asyncjax.solvers.solution import Residual, Run
@@ -141,9 +141,7 @@ def anderson(model: Model, values: Any, run: Run, *, memory: int | None = 5) -> 
 
     Source: Walker and Ni (2011); the safeguard is ours.
     """
-    check_whole(memory=memory)
-    if memory is not None and memory < 0:
-        raise ValueError(f"memory={memory}: keep at least 0 differences, or None for all.")
+    check_least(0, "keep at least 0 differences, or None for all", memory=memory)
     mixing = Mixing(model, memory, run.certificate.closed)
     while True:
         residual = model.improve(values)

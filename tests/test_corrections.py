@@ -308,3 +308,11 @@ def test_a_private_optimizer_s_updates_are_scaled() -> None:
     run = aj.sgd(lambda w: 3.0 * w, 0.0, optimizer=optax.sgd(0.125), **options)
     result = aj.replay(run, aj.schedules.fixed_delay(3, 1), KEY)
     assert float(result.shared.params) == -0.375 * (1 + 0.5 + 0.5)
+
+
+@pytest.mark.parametrize("optimizer", [corrections.scale_by_staleness(), corrections.ringmaster(3, optax.sgd(0.1))])
+def test_a_correction_where_the_staleness_is_not_known_yet_is_refused(optimizer) -> None:
+    """A worker's own optimizer runs before anyone can tell how stale the message will be."""
+    run = aj.sgd(lambda w: 3.0 * w, 0.0, optimizer=optax.chain(optimizer, optax.sgd(0.1)), private_optimizer=True)
+    with pytest.raises(ValueError, match=r"staleness=.*private"):
+        aj.emulate(run, aj.schedules.round_robin(2, 2), KEY)

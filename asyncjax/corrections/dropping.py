@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from asyncjax.apart import apart
-from asyncjax.corrections.per_message import Number, at_least, number, per_message
+from asyncjax.corrections.per_message import Number, at_least, check_staleness, number, per_message
 from asyncjax.method import PyTree
 
 
@@ -109,7 +109,8 @@ def ringmaster(
     def update(
         updates: PyTree, state: Taken, params: PyTree = None, *, staleness: Any = None, **extra: Any
     ) -> tuple[PyTree, Taken]:
-        if staleness is None or jnp.ndim(staleness) or extra.get("group_size", 1) > 1:
+        check_staleness("ringmaster", staleness)
+        if jnp.ndim(staleness) or extra.get("group_size", 1) > 1:
             raise ValueError(
                 f"ringmaster takes staleness=, Int[], of one message, but was given {staleness} in a group of"
                 f" {extra.get('group_size', 1)}: use it in a method of asyncjax with groups of one. For groups choose a"

@@ -68,11 +68,7 @@ def per_message(
         stale_params: PyTree = None,
         **_: Any,
     ) -> tuple[PyTree, PyTree]:
-        if staleness is None:
-            raise ValueError(
-                f"{name} was called without staleness=: use it in a method of asyncjax, or pass the updates applied"
-                " between the read and now to update(..., staleness=...)."
-            )
+        check_staleness(name, staleness)
         if jnp.ndim(staleness):
             raise ValueError(
                 f"{name} corrects one message, but this update has a group of {jnp.shape(staleness)[0]}:"
@@ -92,6 +88,16 @@ def per_message(
         return apart(rule, message.staleness >= 0, message, state)
 
     return optax.GradientTransformationExtraArgs(init, checked)  # pyright: ignore[reportArgumentType]
+
+
+def check_staleness(name: str, staleness: Any) -> None:
+    """Raises ValueError where a correction does not get to know how stale the message is."""
+    if staleness is None:
+        raise ValueError(
+            f"{name} was called without staleness=: use it in a method of asyncjax, where the optimizer is private as"
+            f" correction={name}(...), or pass the updates applied between the read and now to"
+            " update(..., staleness=...)."
+        )
 
 
 def _like_masked(updates: PyTree, tree: PyTree) -> PyTree:

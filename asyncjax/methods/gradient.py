@@ -68,7 +68,8 @@ def gradient_method(
       sample: (params, worker) -> (data, worker, metrics); nothing of it is differentiated.
       loss: (params, data) -> (loss, metrics).
       optimizer: any optax transformation.
-      private_optimizer: cut the pipeline behind the optimizer instead of before it.
+      private_optimizer: cut the pipeline behind the optimizer instead of before it. There the staleness is not known
+        yet: corrections in such an optimizer are refused, those in `correction` act on its updates.
       max_grad_norm: a worker's gradient is scaled down to this global norm before it goes further.
       anneal_messages: number of messages, of all workers together, over which every step shrinks linearly to 0.
       correction: an optax transformation from `asyncjax.corrections`, applied to every message as it arrives. With
@@ -122,8 +123,8 @@ def gradient_method(
 
     def send_update(params: PyTree, local: Private) -> tuple[PyTree, Private, Metrics]:
         grads, worker, metrics = send_gradient(params, local.worker)
-        # The worker's own view is all it knows: to itself it is never stale.
-        updates, opt_state = tx.update(grads, local.opt_state, params, staleness=jnp.int32(0), stale_params=params)
+        # Without `staleness`, which a worker can not know: a correction in here would never see a stale message.
+        updates, opt_state = tx.update(grads, local.opt_state, params)
         # A step size that is a float64 tracer would make them float64.
         updates = jax.tree.map(lambda x, g: jnp.asarray(x, g.dtype), updates, grads)
         return updates, Private(worker, opt_state), metrics

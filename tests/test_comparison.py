@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 import asyncjax as aj
 from asyncjax import statistics
-from asyncjax.sweeps import batch_progress, lanes, memory, summaries
+from asyncjax.sweeps import batch_progress, lanes, memory, store, summaries
 from tests.laws import assert_close
 from tests.probes import remembered_action
 
@@ -284,6 +284,29 @@ def test_a_stopped_sweep_continues(table: aj.Table, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(lanes.LaneProgram, "__call__", lambda *_: pytest.fail("everything is there already"))
     np.testing.assert_array_equal(small(SETTINGS[1:3], seeds=[2, 0], directory=tmp_path)["loss"][:, 1],
                                   continued["loss"][1:3, 0])  # fmt: skip
+
+
+def test_functions_as_values_are_known_by_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their addresses would be others in the next process, or those of others."""
+
+    def tuned(optimizer: Any, directory: Path | None = tmp_path) -> aj.Table:
+        def method(optimizer: Any) -> aj.Method:
+            return aj.sgd(lambda w: 0.5 * w**2, 1.0, optimizer=optimizer(0.1))
+
+        schedule, settings = aj.schedules.round_robin(5, 2), aj.grid(optimizer=[optimizer, optax.adam])
+        return aj.sweep(method, schedule, settings, key=jax.random.key(0), seeds=1, directory=directory, progress=False)
+
+    table = tuned(optax.sgd)
+    assert "   adam" in str(table)
+    table.save(tmp_path / "table.csv")
+    assert "\nsgd,0," in (tmp_path / "table.csv").read_text().replace("\r", "")
+    assert store.lasting(optax.sgd) == "optax._src.alias.sgd"
+    no_name = lambda rate: optax.sgd(rate)  # noqa: E731
+    np.testing.assert_array_equal(tuned(no_name, directory=None)["loss"], table["loss"])
+    monkeypatch.setattr(lanes.LaneProgram, "__call__", lambda *_: pytest.fail("everything is there already"))
+    np.testing.assert_array_equal(tuned(optax.sgd)["loss"], table["loss"])
+    with pytest.raises(ValueError, match="has no name by which a directory could know it again"):
+        tuned(no_name)
 
 
 def test_a_damaged_batch_is_named_and_without_it_only_its_runs_are_computed(tmp_path: Path) -> None:

@@ -87,7 +87,8 @@ def sweep(
       max_bytes: for the runs of a batch, on each device; by default half of what is free.
       devices: over which the runs of a batch are split; by default all local ones.
       directory: where the summaries of finished batches are kept. A sweep that was stopped continues from there, and
-        one with more settings or seeds runs only what is new. That the functions are the same is not checked.
+        one with more settings or seeds runs only what is new. That the functions are the same is not checked. Values
+        that are functions are known by their names there, and those without one are refused.
       progress: show it, from two seconds on.
       engine: "emulate" runs one batch after the other in this process; "ray" spreads them over a Ray cluster, each a
         task of its own: the same programs, so on machines of one kind the same bits. All functions are pickled.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -43,11 +45,11 @@ class Store:
             self.next_number = int(file.stem.removeprefix("batch-")) + 1
 
     def __contains__(self, run: Run) -> bool:
-        return _identity(*run) in self._values
+        return self._identity(*run) in self._values
 
     def add(self, runs: Sequence[Run], values: Mapping[str, np.ndarray]) -> None:
         """Keeps the values of a batch: arrays with a leading axis of runs."""
-        identities = [_identity(*run) for run in runs]
+        identities = [self._identity(*run) for run in runs]
         self._keep(identities, values)
         if self.directory is not None:
             arrays = {f"value/{name}": x for name, x in values.items()}
@@ -57,8 +59,14 @@ class Store:
 
     def table(self, settings: Sequence[Setting], seeds: Sequence[int]) -> Table:
         """The values of these settings and seeds, all of which must be there."""
-        runs = [[self._values[_identity(setting, seed)] for seed in seeds] for setting in settings]
+        runs = [[self._values[self._identity(setting, seed)] for seed in seeds] for setting in settings]
         return Table(list(settings), list(seeds), {name: _array(name, runs) for name in (runs[0][0] if runs else ())})
+
+    def _identity(self, setting: Setting, seed: int) -> tuple[str, int]:
+        """What tells a run from others: in the directory it has to do so in any process."""
+        name = repr if self.directory is None else lasting
+        values = ", ".join(f"({key!r}, {name(value)})" for key, value in sorted(setting.items()))
+        return f"[{values}]", seed
 
     def _keep(self, identities: Sequence[Sequence], values: Mapping[str, np.ndarray]) -> None:
         for i, (setting, seed) in enumerate(identities):
@@ -82,8 +90,22 @@ class Store:
             raise ValueError(f"{path.parent} holds a sweep with another key: give that one, or another directory.")
 
 
-def _identity(setting: Setting, seed: int) -> tuple[str, int]:
-    return repr(sorted(setting.items())), seed
+def lasting(value: Any) -> str:
+    """A setting's value as text that is the same in other processes.
+
+    Raises:
+      ValueError: a value that is known by its address in memory only, which may be another one's next time.
+    """
+    text = repr(value)
+    if not re.search(r" at 0x[0-9a-fA-F]+", text):
+        return text
+    name = getattr(value, "__qualname__", "<")
+    if "<" in name:  # a lambda, what another function made, or an object
+        raise ValueError(
+            f"The setting's value {text} has no name by which a directory could know it again: give a name, such as"
+            ' "adam", and look it up where it is used, or sweep without a directory.'
+        )
+    return f"{value.__module__}.{name}"
 
 
 def _array(name: str, runs: list[list[dict[str, np.ndarray]]]) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,8 @@ class Table:
 
     def save(self, path: str | Path) -> None:
         """Writes `rows` as CSV, or as Parquet where the path ends so (extra: sweep)."""
-        path, rows = Path(path), self.rows()
+        path = Path(path)
+        rows = [{name: _short(x) if callable(x) else x for name, x in row.items()} for row in self.rows()]
         if path.suffix == ".parquet":
             _save_parquet(path, rows)
             return
@@ -209,7 +211,9 @@ def _words(values: Setting) -> str:
 
 
 def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value.__name__ if hasattr(value, "__name__") else textwrap.shorten(str(value), 60, placeholder="...")
 
 
 def _save_parquet(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import reprlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -65,11 +66,11 @@ class Schedule(NamedTuple):
 
     def staleness(self) -> Array:
         """Int[T, G]: the updates applied between the read and the apply; of a torn read, its oldest leaf's."""
-        leaves = jax.tree.leaves(self.read)
-        oldest = leaves[0]
-        for leaf in leaves[1:]:
+        check_axes(self)
+        oldest, *leaves = jax.tree.leaves(self.read)
+        for leaf in leaves:
             oldest = np.minimum(oldest, leaf) if isinstance(leaf, np.ndarray) else jax.numpy.minimum(oldest, leaf)
-        return np.arange(self.num_updates, dtype=np.int32)[:, None] - oldest.astype(np.int32)
+        return np.arange(oldest.shape[0], dtype=np.int32)[:, None] - oldest.astype(np.int32)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -346,10 +347,15 @@ def check_axes(schedule: Schedule) -> None:
 
 
 def _reads(schedule: Schedule) -> list[Any]:
-    """The arrays of what was read; raises ValueError where there is none."""
+    """The arrays of what was read; raises ValueError where there is none, or a list in an array's place."""
     leaves = jax.tree.leaves(schedule.read)
     if not leaves:
         raise ValueError(f"schedule.read={schedule.read} has no arrays: give the versions that were read, Int[T, G].")
+    if not all(np.ndim(leaf) for leaf in leaves):
+        raise ValueError(
+            f"schedule.read={reprlib.repr(schedule.read)} is made of single numbers: give an array, such as"
+            " np.array([[0], [0]])."
+        )
     return leaves
 
 
@@ -358,7 +364,7 @@ def _integers(name: str, value: Any) -> Any:
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
         raise ValueError(
             f"schedule.{name} is {array.dtype}{list(array.shape)}, but wants Int[T, G];"
-            " for one message per update add an axis: worker[:, None]."
+            f" for one message per update add an axis: {name}[:, None]."
         )
     if not is_traced(array) and array.size and array.max() > np.iinfo(np.int32).max:
         raise ValueError(f"schedule.{name} has {array.max()}: use at most {np.iinfo(np.int32).max}, the largest int32.")
@@ -478,6 +484,7 @@ def save(schedule: Schedule, path: PathLike) -> None:
 
     Raises:
       OSError: the file can not be written, for instance as its directory does not exist.
+      ValueError: workers or reads that are no Int[T, G].
 
     Example:
       >>> import pathlib, tempfile, numpy as np, asyncjax as aj
@@ -487,6 +494,7 @@ def save(schedule: Schedule, path: PathLike) -> None:
       ...     sorted(np.load(path).files)
       ['read', 'worker']
     """
+    check_axes(schedule)
     arrays = {
         name: np.asarray(value) for name, value in schedule._asdict().items() if name != "read" and value is not None
     }

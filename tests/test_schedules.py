@@ -597,7 +597,19 @@ ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
     "discipline, bound": (disciplined(bound=-1), r"bound=-1: .* at least 1"),
     "float worker": (checked([[0.0]], [[0]]), r"schedule\.worker is float64\[1, 1\].*wants Int\[T, G\]"),
     "flat worker": (checked([0, 0], [0, 0]), r"schedule\.worker is int64\[2\].*add an axis: worker\[:, None\]"),
-    "flat read": (checked([[0], [0]], [0, 0]), r"schedule\.read is int64\[2\].*wants Int\[T, G\]"),
+    "flat read": (checked([[0], [0]], [0, 0]), r"schedule\.read is int64\[2\].*add an axis: read\[:, None\]"),
+    "flat staleness": (
+        lambda: aj.Schedule(np.zeros(2, np.int32), np.zeros(2, np.int32)).staleness(),
+        r"schedule\.worker is int32\[2\].*add an axis",
+    ),
+    "lists": (
+        lambda: aj.Schedule([[0], [1]], [[0], [0]]).staleness(),  # type: ignore[arg-type]
+        r"schedule\.read=\[\[0\], \[0\]\] is made of single numbers: give an array",
+    ),
+    "lists in a file": (
+        lambda: aj.schedules.save(aj.Schedule(np.zeros((2, 1), int), [[0], [0]]), "nowhere/schedule.npz"),
+        r"schedule\.read=\[\[0\], \[0\]\] is made of single numbers: give an array",
+    ),
     "other shape": (checked([[0], [0]], [[0, 0]]), r"schedule\.read has shape \(1, 2\), schedule\.worker \(2, 1\)"),
     "missing times": (
         lambda: check(aj.schedules.round_robin(4, 2)._replace(time=np.zeros(3))),

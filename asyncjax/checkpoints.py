@@ -43,13 +43,20 @@ class Checkpoints:
 
         Raises:
           OSError: it can not be written, as where the disk is full.
+          ValueError: two arrays of the state have one name, as those of the keys "a.b" and of "b" in "a".
         """
         import orbax.checkpoint as ocp
 
         if state.update in self.updates():
             return
         tree = _arrays({"shared": state.shared, "local": state.local, "views": list(state.views.values())})
-        meta = {"versions": [int(v) for v in state.views], "time": float(state.time), "leaves": leaf_types(tree)}
+        names = leaf_types(tree)
+        if len(names) < len(jax.tree.leaves(tree)):
+            raise ValueError(
+                f"Several arrays of the state have one name among {sorted(names)}, where a dot may be in a key or"
+                " between two: use keys without dots."
+            )
+        meta = {"versions": [int(v) for v in state.views], "time": float(state.time), "leaves": names}
         args = ocp.args.Composite(tree=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
         try:
             with _told_once():

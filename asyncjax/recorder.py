@@ -73,11 +73,17 @@ class Recorder:
             raise TypeError(f"config={config}: {error}. Give Python's own numbers, strings, lists and None.") from error
         if resume:
             check_config(self.path, config, may_differ)
+            self._check_continued()
+        elif state is not None and state.update:
+            raise ValueError(
+                f"state is that after update {state.update}, but {self.path} would begin at update 0: copy the run"
+                " directory that the state comes from, and continue the copy with resume=True."
+            )
         else:
             create(self.path)
         files.replace(self.path / "versions.json", json.dumps(versions(), indent=2))
         files.replace(self.path / "config.json", text)
-        self.update = update = state.update if state else 0
+        update = state.update if state else 0
         self.goes_on = resume  # until its first chunk
         rows = [row for row in read_rows(self.path) if row["update"] <= update]
         self.schedule = ScheduleParts(self.path, update)
@@ -90,18 +96,28 @@ class Recorder:
         self.last_running, self.last_seconds = self.seconds - self.compile_seconds, self.seconds
         self.started = self.last_saved = time.perf_counter()
 
+    @property
+    def update(self) -> int:
+        """The updates recorded so far."""
+        return self.schedule.end
+
     def __call__(self, chunk: Chunk) -> None:
         """Records a chunk; saves a checkpoint when one is due."""
+        first, last = self.update, self.update + chunk.schedule.num_updates
+        if chunk.state is not None and chunk.state.update != last:
+            raise ValueError(
+                f"A chunk of {chunk.schedule.num_updates} updates ends at update {chunk.state.update}, but {self.path}"
+                f" has {first}: record every chunk of one run, and tell with state= what it continues from."
+            )
         if self.goes_on:
-            self.checkpoints.keep_until(self.update)  # later ones are of what this run goes on instead of
+            self.checkpoints.keep_until(first)  # later ones are of what this run goes on instead of
             self.goes_on = False
-        row = self._row(chunk)
-        self.update += chunk.schedule.num_updates
-        self.schedule.append(chunk.schedule)
-        self.file.write(json.dumps(row, allow_nan=False) + "\n")
-        self.file.flush()
+        self.schedule.append(chunk.schedule)  # before anything that may fail or be interrupted: parts leave no gap
         if chunk.state is not None:
             self.state = chunk.state
+        row = self._row(chunk, first)
+        self.file.write(json.dumps(row, allow_nan=False) + "\n")
+        self.file.flush()
         if time.perf_counter() - self.last_saved >= self.checkpoint_every:
             self.save()
         if self.on_row is not None:
@@ -134,11 +150,19 @@ class Recorder:
             self.checkpoints.close()
             self.file.close()
 
-    def _row(self, chunk: Chunk) -> Row:
+    def _check_continued(self) -> None:
+        """Raises ValueError where a run would begin again in a directory that has a checkpoint to go on from."""
+        if self.state is None and (saved := Checkpoints(self.path / "checkpoints").updates()):
+            raise ValueError(
+                f"{self.path} has a checkpoint of update {saved[-1]}, but state is None: give"
+                " state=runs.load(path).restore(method), or begin again in another directory."
+            )
+
+    def _row(self, chunk: Chunk, first: int) -> Row:
         num_updates = chunk.schedule.num_updates
         seconds = self.seconds + time.perf_counter() - self.started
         compiled = self.compile_seconds + self.compiling.seconds
-        row: Row = {"update": self.update + num_updates}
+        row: Row = {"update": first + num_updates}
         if self.steps_per_update is not None:
             row["env_steps"] = row["update"] * self.steps_per_update
         row |= {"seconds": seconds, "compile_seconds": compiled}
@@ -150,18 +174,15 @@ class Recorder:
         row["updates_per_second"] = num_updates / took
         if self.steps_per_update is not None:
             row["steps_per_second"] = num_updates * self.steps_per_update / took
-        measured = summarize(chunk, self.update)
-        if taken := sorted(row.keys() & measured.keys()):
-            raise ValueError(
-                f"The method reports a metric named {taken[0]!r}, which every row has: give it another name."
-            )
+        measured = summarize(chunk, first)
+        _check_free(row, measured)
         return {name: _tidy(value) for name, value in (row | measured).items()}
 
 
 def summarize(chunk: Chunk, first: int) -> Row:
     """The metrics of a chunk that begins at update `first`: episode means, staleness, the mean of everything else."""
     row: Row = {}
-    sums = {name: np.asarray(value) for name, value in chunk.metrics.items()}
+    sums = {name: _wide(name, value) for name, value in chunk.metrics.items()}
     if "episodes" in sums:
         episodes = float(sums.pop("episodes").sum())
         row["episodes"] = episodes
@@ -175,7 +196,21 @@ def summarize(chunk: Chunk, first: int) -> Row:
     total = np.bincount(worker, weights=staleness)
     row["staleness"], row["staleness_max"] = float(staleness.mean()), float(staleness.max())
     row["staleness_per_worker"] = [float(t / c) if c else None for t, c in zip(total, count, strict=True)]
+    _check_free(row.keys() - {"staleness"}, sums)  # which telemetry may measure itself
     return row | {name: float(value.mean()) if value.size else None for name, value in sums.items()}
+
+
+def _wide(name: str, value: Any) -> np.ndarray:
+    """A metric in float64: sums in half precision stop growing."""
+    x = np.asarray(value)
+    if np.iscomplexobj(x):
+        raise ValueError(f"The method reports the metric {name!r}, which is complex: report real and imaginary part.")
+    return x.astype(np.float64)
+
+
+def _check_free(names: Iterable[str], measured: Iterable[str]) -> None:
+    if taken := sorted(set(names) & set(measured)):
+        raise ValueError(f"The method reports a metric named {taken[0]!r}, which every row has: give it another name.")
 
 
 def _tidy(value: Any) -> Any:

@@ -9,6 +9,7 @@ replaced as a whole, and what a part repeats is left out on reading: a process c
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -23,6 +24,13 @@ def load(path: Path) -> Schedule | None:
     Raises:
       ValueError: a part is missing between others, which no kill of a run leaves.
     """
+    for _ in range(100):
+        with contextlib.suppress(FileNotFoundError):  # the run ended between listing and reading: list again
+            return _load(path)
+    return _load(path)
+
+
+def _load(path: Path) -> Schedule | None:
     parts, length = list[Schedule](), 0
     for first, file in _files(path):
         part = schedules.load(file)
@@ -46,7 +54,7 @@ class ScheduleParts:
     """
 
     def __init__(self, path: Path, num_updates: int = 0) -> None:
-        self.path, self.num_updates = path, num_updates
+        self.path, self.num_updates, self.end = path, num_updates, num_updates  # `end`: with what is not written yet
         self.pending: list[Schedule] = []
         for first, file in reversed(_files(path)):  # the last ones go first, so that what is left has no gap
             if first >= num_updates:
@@ -56,7 +64,9 @@ class ScheduleParts:
 
     def append(self, part: Schedule) -> None:
         """Takes the next updates, for `write`."""
-        self.pending.append(part)
+        count = part.num_updates
+        self.pending += [part]  # without a call between the two, where Python would let a Ctrl-C in
+        self.end += count
 
     def write(self) -> None:
         """Writes what was appended since the last time."""
@@ -64,8 +74,8 @@ class ScheduleParts:
             part = schedules.concatenate(self.pending)
             (self.path / "schedule").mkdir(exist_ok=True)
             schedules.save(part, self.path / "schedule" / f"{self.num_updates}.npz")
-            self.num_updates += part.num_updates
             self.pending = []
+            self.num_updates = self.end
 
     def finish(self) -> Schedule | None:
         """Writes the rest and makes one file of all; returns the whole schedule, or None where there is none."""
@@ -79,5 +89,6 @@ class ScheduleParts:
 
 def _files(path: Path) -> list[tuple[int, Path]]:
     """(first update, file): the one file, then the parts in their order."""
-    whole = [(0, file) for file in [path / "schedule.npz"] if file.exists()]
-    return whole + sorted((int(file.stem), file) for file in (path / "schedule").glob("*.npz") if file.stem.isdigit())
+    parts = sorted((int(file.stem), file) for file in (path / "schedule").glob("*.npz") if file.stem.isdigit())
+    whole = [(0, file) for file in [path / "schedule.npz"] if file.exists()]  # looked for last: parts become it
+    return whole + parts

@@ -268,7 +268,8 @@ def test_another_configuration_is_refused_by_name(tmp_path):
     for name in ("env", "method"):  # not what is tuned for it, or what its method has
         with pytest.raises(ValueError, match=f"{name} is None there and 'a' here"):
             Recorder(tmp_path / "run", {"anneal_steps": 1, **CONFIG, "learning_rate": 1, name: "a"}, resume=True)
-    Recorder(tmp_path / "run", {**CONFIG, "total_steps": 90}, resume=True).__exit__()
+    state = runs.load(tmp_path / "run").restore(make_method())
+    Recorder(tmp_path / "run", {**CONFIG, "total_steps": 90}, resume=True, state=state).__exit__()
     with pytest.raises(ValueError, match=r"shared\.params is float32\[3\] there and float32\[5\] in this method"):
         runs.load(tmp_path / "run").restore(make_method(5))
     with pytest.raises(ValueError, match="of another configuration: local"):
@@ -306,7 +307,69 @@ def test_workers_that_no_config_counts_have_to_be_given(tmp_path):
     assert runs.load(tmp_path).restore(make_method(), 4) is not None
 
 
-@pytest.mark.parametrize("name", ["update", "env_steps", "seconds", "updates_per_second"])
+def a_chunk(start, stop=None):
+    stop = start + 10 if stop is None else stop
+    part = schedules.cut(make_schedule(), start, stop)
+    return Chunk(State(stop, jnp.zeros(2), jnp.zeros((4, 1))), {"loss": np.ones((stop - start, 1))}, part)
+
+
+@pytest.mark.parametrize("moment", ["row", "write"])
+def test_an_interrupt_between_two_chunks_leaves_no_gap(tmp_path, monkeypatch, moment):
+    """What comes after it is recorded too, or refused: never in the place of what is missing."""
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with Recorder(tmp_path / "run", CONFIG) as recorder:
+        recorder(a_chunk(0))
+        with monkeypatch.context() as patched:
+            patched.setattr("asyncjax.recorder.summarize" if moment == "row" else "json.dumps", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                recorder(a_chunk(10))
+        recorder(a_chunk(20))
+    run = runs.load(tmp_path / "run")
+    assert run.metrics["update"].tolist() == [10, 30]
+    assert_equal(run.schedule, schedules.cut(make_schedule(), 0, 30))
+    assert Checkpoints(run.path / "checkpoints").updates() == [30]
+
+
+def test_what_does_not_continue_the_directory_is_refused(tmp_path):
+    """Another run's chunks, those of a branch, and a beginning where there is something to go on from."""
+    with Recorder(tmp_path / "run", CONFIG) as recorder:
+        recorder(a_chunk(0))
+        for start in (0, 20):
+            with pytest.raises(ValueError, match=rf"10 updates ends at update {start + 10}, but .* has 10:"):
+                recorder(a_chunk(start))
+    run = runs.load(tmp_path / "run")
+    assert run.metrics["update"].tolist() == [10]
+    assert_equal(run.schedule, schedules.cut(make_schedule(), 0, 10))
+    with pytest.raises(ValueError, match=r"has a checkpoint of update 10, but state is None: give\s+state=runs.load"):
+        Recorder(tmp_path / "run", CONFIG, resume=True)
+    with pytest.raises(ValueError, match=r"state is that after update 10, but .* would begin at update 0: copy"):
+        Recorder(tmp_path / "branch", CONFIG, state=a_chunk(0).state)
+    assert not (tmp_path / "branch").exists()
+
+
+def test_a_checkpoint_takes_no_array_for_another(tmp_path):
+    """Orbax joins the keys of dictionaries by dots."""
+    shared = {"a.b": jnp.zeros(2), "a": {"b": jnp.ones(2)}}
+    with pytest.raises(ValueError, match=r"have one name among .*use keys without dots"):
+        Checkpoints(tmp_path).save(State(1, shared, jnp.zeros((2, 1))))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", "float16", "float32", "int8", "bool"])
+def test_metrics_of_small_types_are_averaged_in_large_ones(dtype):
+    metrics = {"x": np.ones((1024, 4), jnp.dtype(dtype))}
+    assert summarize(Chunk(State(1024, (), ()), metrics, schedules.round_robin(1024, 2)), 0)["x"] == 1.0
+
+
+def test_a_complex_metric_is_refused():
+    metrics = {"x": np.ones(10, np.complex64)}
+    with pytest.raises(ValueError, match="the metric 'x', which is complex: report real and imaginary part"):
+        summarize(Chunk(State(10, (), ()), metrics, schedules.round_robin(10, 2)), 0)
+
+
+@pytest.mark.parametrize("name", ["update", "env_steps", "seconds", "updates_per_second", "staleness_max"])
 def test_metrics_do_not_take_the_place_of_what_every_row_has(tmp_path, name):
     recorder = Recorder(tmp_path / "run", CONFIG, steps_per_update=8)
     with pytest.raises(ValueError, match=f"a metric named '{name}', .*: give it another name"), recorder:

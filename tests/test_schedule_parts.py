@@ -68,3 +68,24 @@ def test_a_failed_write_is_made_up_for_by_the_next(tmp_path: Path) -> None:
         parts.write()
     assert schedule_parts.load(tmp_path) is None
     assert_equal(parts.finish(), schedules.cut(WHOLE, 0, 10))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_run_may_end_while_it_is_read(tmp_path: Path, count: int) -> None:
+    """Its parts have become one file by the time they are opened."""
+    parts = ScheduleParts(tmp_path)
+    for i in range(count):
+        parts.append(schedules.cut(WHOLE, 10 * i, 10 * i + 10))
+        parts.write()
+    load, ended = schedules.load, list[Path]()
+
+    def ending(file: Path) -> schedules.Schedule:
+        if not ended:
+            ended.append(file)
+            with mock.patch.object(schedules, "load", load):
+                parts.finish()
+        return load(file)
+
+    with mock.patch.object(schedules, "load", ending):
+        assert_equal(schedule_parts.load(tmp_path), schedules.cut(WHOLE, 0, 10 * count))
+    assert ended

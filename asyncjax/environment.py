@@ -6,7 +6,6 @@ One environment is unbatched: callers `vmap` it. A step resets by itself when th
 
 from __future__ import annotations
 
-import functools
 import importlib
 from collections.abc import Callable
 from types import ModuleType
@@ -107,7 +106,8 @@ def make_env(env: str | Environment | Any, **params: Any) -> Environment:
         extra `envs` is needed; an object with gymnax's `reset`, `step` and `default_params`; a function that makes
         a `gymnasium.Env`; or an Environment, which is passed through.
       **params: values that replace the environment's default parameters or, for an id, its constructor's
-        arguments. Numbers of gymnax's may be traced arrays.
+        arguments. Numbers of gymnax's may be traced arrays. For gymnasium's also `max_steps=None`, where an episode
+        is truncated for other reasons than its time limit.
 
     Returns:
       An Environment. Its arithmetic is 32 bit whether `jax_enable_x64` is on or off.
@@ -138,7 +138,7 @@ def make_env(env: str | Environment | Any, **params: Any) -> Environment:
         return _adapter(package).from_id(env_id, params) if colon else from_gymnax.from_id(env, params)
     missing = [name for name in ("reset", "step", "default_params") if not hasattr(env, name)]
     if missing and callable(env):
-        return _adapter("gymnasium").from_constructor(functools.partial(env, **params))
+        return _adapter("gymnasium").from_constructor(env, params)
     if missing:
         raise TypeError(
             f"env={env!r} has no {', '.join(missing)}: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import math
 import os
 import re
@@ -307,6 +308,44 @@ def test_functions_as_values_are_known_by_their_names(tmp_path: Path, monkeypatc
     np.testing.assert_array_equal(tuned(optax.sgd)["loss"], table["loss"])
     with pytest.raises(ValueError, match="has no name by which a directory could know it again"):
         tuned(no_name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Steep:
+    """A loss, which prints like others."""
+
+    steepness: float = dataclasses.field(repr=False)
+
+    def __call__(self, w: jax.Array) -> jax.Array:
+        return 0.5 * self.steepness * w**2
+
+
+def test_values_that_print_alike_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    def swept(directory: Path | None) -> aj.Table:
+        return aj.sweep(
+            lambda loss: aj.sgd(loss, 1.0, optimizer=optax.sgd(0.1)),
+            aj.schedules.round_robin(5, 2),
+            aj.grid(loss=[Steep(1.0), Steep(3.0)]),
+            key=jax.random.key(0),
+            seeds=1,
+            directory=directory,
+            progress=False,
+        )
+
+    gentle, steep = swept(None)["loss"]
+    assert gentle > 2 * steep
+    with pytest.raises(ValueError, match=r"Steep\(\) has no name by which a directory"):
+        swept(tmp_path)
+    assert store.lasting((1, 0.5, "a", (None,))) == repr((1, 0.5, "a", (None,)))
+
+
+def test_sweeps_that_share_a_directory_keep_each_other_s_batches(tmp_path: Path) -> None:
+    key, half = jax.random.key(0), np.ones(1, jnp.bfloat16)
+    one, other = store.Store(tmp_path, key), store.Store(tmp_path, key)
+    one.add([({"delay": 1}, 0)], {"loss": half})
+    other.add([({"delay": 2}, 0)], {"loss": half})
+    table = store.Store(tmp_path, key).table([{"delay": 1}, {"delay": 2}], [0])
+    np.testing.assert_array_equal(table["loss"], np.ones((2, 1), np.float32), strict=True)
 
 
 def test_a_damaged_batch_is_named_and_without_it_only_its_runs_are_computed(tmp_path: Path) -> None:

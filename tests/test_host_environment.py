@@ -125,6 +125,16 @@ def test_types_are_narrow_and_spaces_are_ours():
     np.testing.assert_array_equal(outcome.reward, [-1.0, 1.0])  # action 0 is the space's first one, -1
 
 
+def test_a_time_limit_may_be_denied():
+    def cart_pole():
+        return gymnasium.make("CartPole-v1")
+
+    assert make_env(cart_pole).max_steps == 500
+    assert make_env(cart_pole, max_steps=None).max_steps is None
+    assert make_env("gymnasium:CartPole-v1", max_steps=None).max_steps is None
+    assert make_env("gymnasium:CartPole-v1", max_episode_steps=-1).max_steps is None  # gymnasium's own way to say so
+
+
 def rollouts(env, length, num_envs=2):
     act = lambda carry, observation, key: (carry, jnp.int32(2), ())  # noqa: E731
     return jax.jit(lambda key: unroll(env, act, init_rollout(env, key, num_envs), length))(KEY)

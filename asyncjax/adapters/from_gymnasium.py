@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -59,16 +60,26 @@ def make_one(env_id: str, spec: Any, params: dict[str, Any]) -> Any:
         raise ValueError(f"env='gymnasium:{env_id}' can not be made{given}. gymnasium says: {error}") from error
 
 
-def from_constructor(construct: Callable[[], Any]) -> Environment:
-    """The environment of a function that returns a `gymnasium.Env`."""
+def from_constructor(function: Callable[..., Any], params: dict[str, Any]) -> Environment:
+    """The environment of a function that returns a `gymnasium.Env`.
+
+    Args:
+      function: with `params` it makes one environment.
+      params: its arguments; where it has none of this name also `max_steps`, see `from_id`.
+    """
+    params = dict(params)
+    limit: Any = ...
+    if "max_steps" in params and "max_steps" not in inspect.signature(function).parameters:
+        limit = params.pop("max_steps")
+    construct = functools.partial(function, **params)
 
     def make(num_envs: int) -> Any:
         return SyncVectorEnv([construct] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
 
     one = construct()
     if not isinstance(one, gymnasium.Env):
-        raise TypeError(f"env={construct!r} made {one!r}, which is no gymnasium.Env: give a function that makes one.")
-    return from_vector(str(one), make, one, getattr(one.spec, "max_episode_steps", None))
+        raise TypeError(f"env={function!r} made {one!r}, which is no gymnasium.Env: give a function that makes one.")
+    return from_vector(str(one), make, one, getattr(one.spec, "max_episode_steps", None) if limit is ... else limit)
 
 
 def from_vector(name: str, make: Callable[[int], Any], one: Any, max_steps: int | None = None) -> Environment:
@@ -78,8 +89,11 @@ def from_vector(name: str, make: Callable[[int], Any], one: Any, max_steps: int 
       name: what errors call it.
       make: N -> a `gymnasium.vector.VectorEnv` of N environments whose autoreset mode is SAME_STEP.
       one: one such environment, which says the spaces, and is closed.
-      max_steps: the time limit, where episodes are truncated by it and by nothing else.
+      max_steps: the time limit, where episodes are truncated by it and by nothing else; below 0 there is none, as
+        gymnasium writes it.
     """
+    if max_steps is not None and max_steps < 0:
+        max_steps = None
     spaces = one.observation_space, one.action_space
     observation_space, action_space = to_space(spaces[0], observation_types(spaces[0])), to_space(spaces[1], None)
     one.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ class Store:
     """
 
     def __init__(self, directory: str | Path | None, key: jax.Array) -> None:
-        self._values: dict[tuple[str, int], dict[str, np.ndarray]] = {}
+        self._values: dict[tuple[Any, int], dict[str, np.ndarray]] = {}
         self.next_number = 0  # of a batch's file
         self.directory = None if directory is None else Path(directory)
         if self.directory is None:
@@ -42,7 +41,6 @@ class Store:
             except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
                 raise ValueError(f"{file} is damaged: delete it, and its runs are computed again.") from error
             self._keep(runs, values)
-            self.next_number = int(file.stem.removeprefix("batch-")) + 1
 
     def __contains__(self, run: Run) -> bool:
         return self._identity(*run) in self._values
@@ -50,23 +48,26 @@ class Store:
     def add(self, runs: Sequence[Run], values: Mapping[str, np.ndarray]) -> None:
         """Keeps the values of a batch: arrays with a leading axis of runs."""
         identities = [self._identity(*run) for run in runs]
+        values = {
+            name: x.astype(np.float32) if x.dtype.kind == "V" else x for name, x in values.items()
+        }  # bfloat16, ...
         self._keep(identities, values)
         if self.directory is not None:
             arrays = {f"value/{name}": x for name, x in values.items()}
-            path = self.directory / f"batch-{self.next_number:05d}.npz"
+            while (path := self.directory / f"batch-{self.next_number:05d}.npz").exists():
+                self.next_number += 1  # of another sweep that runs beside this one
             files.replace_arrays(path, {"runs": json.dumps(identities), **arrays})
-            self.next_number += 1
 
     def table(self, settings: Sequence[Setting], seeds: Sequence[int]) -> Table:
         """The values of these settings and seeds, all of which must be there."""
         runs = [[self._values[self._identity(setting, seed)] for seed in seeds] for setting in settings]
         return Table(list(settings), list(seeds), {name: _array(name, runs) for name in (runs[0][0] if runs else ())})
 
-    def _identity(self, setting: Setting, seed: int) -> tuple[str, int]:
-        """What tells a run from others: in the directory it has to do so in any process."""
-        name = repr if self.directory is None else lasting
-        values = ", ".join(f"({key!r}, {name(value)})" for key, value in sorted(setting.items()))
-        return f"[{values}]", seed
+    def _identity(self, setting: Setting, seed: int) -> tuple[Any, int]:
+        """What tells a run from others; in a directory a text, which has to do so in any process."""
+        if self.directory is None:
+            return frozenset(setting.items()), seed
+        return f"[{', '.join(f'({name!r}, {lasting(x)})' for name, x in sorted(setting.items()))}]", seed
 
     def _keep(self, identities: Sequence[Sequence], values: Mapping[str, np.ndarray]) -> None:
         for i, (setting, seed) in enumerate(identities):
@@ -91,18 +92,19 @@ class Store:
 
 
 def lasting(value: Any) -> str:
-    """A setting's value as text that is the same in other processes.
+    """A setting's value as text that no other value has, in this process or another.
 
     Raises:
-      ValueError: a value that is known by its address in memory only, which may be another one's next time.
+      ValueError: none of numbers, strings, None, tuples of them, and functions that can be imported by their name.
     """
-    text = repr(value)
-    if not re.search(r" at 0x[0-9a-fA-F]+", text):
-        return text
+    if value is None or type(value) in (bool, int, float, str):
+        return repr(value)
+    if type(value) is tuple:
+        return f"({', '.join(map(lasting, value))}{',' * (len(value) == 1)})"
     name = getattr(value, "__qualname__", "<")
     if "<" in name:  # a lambda, what another function made, or an object
         raise ValueError(
-            f"The setting's value {text} has no name by which a directory could know it again: give a name, such as"
+            f"The setting's value {value!r} has no name by which a directory could know it again: give a name, such as"
             ' "adam", and look it up where it is used, or sweep without a directory.'
         )
     return f"{value.__module__}.{name}"

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from asyncjax import threefry
-from asyncjax.checks import whole
+from asyncjax.checks import given, whole
 from asyncjax.engine import check_run, chunks, concatenate_metrics, not_finite, starting_state
 from asyncjax.method import Chunk, Method, Metrics, PyTree, Result, State
 from asyncjax.program import Program, cached_program
@@ -77,7 +77,7 @@ def emulate(
       >>> result.metrics["loss"].shape
       (100, 1)
     """
-    sizes = {"width": width, "num_workers": num_workers, "num_views": num_views}
+    sizes = given(width=width, num_workers=num_workers, num_views=num_views)
     check_run(method, key, schedule, callback=callback, chunk_size=chunk_size, **sizes)
     width, num_workers, num_views, chunk_size = whole(width, num_workers, num_views, chunk_size)
     if exact and width not in (None, 1):

@@ -13,7 +13,6 @@ import numpy as np
 from asyncjax.checks import (
     check_counts,
     check_function,
-    check_given,
     check_initial,
     check_kind,
     check_run_key,
@@ -30,13 +29,12 @@ from asyncjax.traced import under_transformation
 def check_run(
     method: Method, key: jax.Array, *schedule: Schedule, callback: Any, chunk_size: Any, **counts: Any
 ) -> None:
-    """Raises TypeError or ValueError for what no engine could run; `counts` are whole numbers above 0, or None."""
+    """Raises TypeError or ValueError for what no engine could run; `counts` are whole numbers above 0."""
     check_kind(Method, "give what a factory returns, such as aj.a3c('CartPole-v1')", method=method)
     check_run_key(key)
     for one in schedule:
         check_kind(Schedule, "give one of asyncjax.schedules, or the one that run_threads recorded", schedule=one)
         check_axes(one)
-    check_given(chunk_size=chunk_size)
     check_static(chunk_size=chunk_size, **counts)
     check_counts(chunk_size=chunk_size, **counts)
     check_function(callback=callback)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from asyncjax.checks import given
 from asyncjax.engine import check_host, check_run, chunks, concatenate_metrics, not_finite, starting_state, then
 from asyncjax.host_program import HostProgram, Job, Place, View, cached_host_program
 from asyncjax.log import Log
@@ -59,7 +60,7 @@ def replay(
       >>> bool(result.shared.params == again.shared.params)
       True
     """
-    check_run(method, key, schedule, callback=callback, chunk_size=chunk_size, num_workers=num_workers)
+    check_run(method, key, schedule, callback=callback, chunk_size=chunk_size, **given(num_workers=num_workers))
     check_host("replay")
     num_workers = int(num_workers or max(schedule.num_workers, 1))
     schedule = check(schedule, num_workers)

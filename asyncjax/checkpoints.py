@@ -52,7 +52,7 @@ class Checkpoints:
         meta = {"versions": [int(v) for v in state.views], "time": float(state.time), "leaves": leaf_types(tree)}
         args = ocp.args.Composite(tree=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
         try:
-            with _told_once():
+            with _quiet_writes():
                 self._open().save(int(state.update), args=args)
         except Exception as error:  # tensorstore's are ValueErrors
             path = self.directory / str(state.update)
@@ -141,8 +141,8 @@ class Checkpoints:
 
 
 @contextlib.contextmanager
-def _told_once() -> Iterator[None]:
-    """A failed write raises an error: its threads need not log it, nor tensorstore print what other writes became."""
+def _quiet_writes() -> Iterator[None]:
+    """Keeps threads that write a checkpoint from logging and printing a failure: the error that is raised tells it."""
     hook = sys.unraisablehook
 
     def unraisable(what: Any) -> None:

@@ -124,7 +124,7 @@ def not_finite(update: int, workers: Array) -> FloatingPointError:
     )
 
 
-def then(
+def deliver_after(
     error: BaseException, deliver: Callable[[], None], doing: str = "Handing the last chunk to the callback"
 ) -> None:
     """Delivers what is left of a failed run. A second failure becomes a note of the first cause."""

@@ -31,7 +31,7 @@ class Leaf(NamedTuple):
     key_impl: str | None = None
 
     def num_bytes(self) -> int:
-        """As it lies there."""
+        """Of its part of the vector."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     def struct(self) -> jax.ShapeDtypeStruct:

@@ -122,7 +122,7 @@ class Program:
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
-    def run(self, layout: Layout, carry: Carry, plan: Plan, checked: bool = True) -> tuple[Carry, Metrics]:
+    def run(self, layout: Layout, carry: Carry, plan: Plan, checked: bool) -> tuple[Carry, Metrics]:
         """A chunk: batches of messages, each followed by the updates that have all they need."""
         num_updates, group_size = plan.message_of.shape
         of_work = zeros(self.packed.work_metrics, num_updates * group_size)

@@ -9,7 +9,15 @@ import jax
 import numpy as np
 
 from asyncjax.checks import given
-from asyncjax.engine import check_host, check_run, chunks, concatenate_metrics, not_finite, starting_state, then
+from asyncjax.engine import (
+    check_host,
+    check_run,
+    chunks,
+    concatenate_metrics,
+    deliver_after,
+    not_finite,
+    starting_state,
+)
 from asyncjax.host_program import HostProgram, Job, Place, View, cached_host_program
 from asyncjax.log import Log
 from asyncjax.method import Chunk, Method, Result, State
@@ -81,7 +89,7 @@ def replay(
         try:
             bad = next((t for t in range(start, stop) if not run.update(t) and check_finite), None)
         except BaseException as error:
-            then(error, lambda start=start: deliver(start))
+            deliver_after(error, lambda start=start: deliver(start))
             raise
         deliver(start, finite=bad is None)
         if bad is not None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from asyncjax.buffer import Buffer
 from asyncjax.discipline import Coordinator
-from asyncjax.engine import concatenate_metrics, then
+from asyncjax.engine import concatenate_metrics, deliver_after
 from asyncjax.host_program import Device, HostProgram, Job, View
 from asyncjax.method import Chunk, Metrics, Result, State
 from asyncjax.packing import Packed
@@ -97,7 +97,7 @@ class Team:
             deliver()
         except BaseException as error:
             self._stop(threads)
-            then(error, deliver)
+            deliver_after(error, deliver)
             raise
         state = buffer.state()
         metrics, schedules = zip(*(collected or [buffer.log.read()]), strict=True)

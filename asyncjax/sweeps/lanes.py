@@ -126,9 +126,8 @@ class LaneProgram:
 
         self._compiled: dict[int, Any] = {}
 
-    def __call__(self, lanes: Sequence[Lane], size: int | None = None) -> dict[str, np.ndarray]:
+    def __call__(self, lanes: Sequence[Lane], size: int) -> dict[str, np.ndarray]:
         """What is kept of these runs, name -> array with a leading axis; they are padded to `size`."""
-        size = size or len(lanes)
         padded = _stack([*lanes, *[lanes[-1]] * (size - len(lanes))])
         padded = jax.device_put(padded, jax.sharding.NamedSharding(self.mesh, SPLIT))
         if size not in self._compiled:

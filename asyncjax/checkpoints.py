@@ -16,10 +16,10 @@ import jax
 import numpy as np
 
 from asyncjax.checks import first_difference, is_key, leaf_types
-from asyncjax.engine import initial_like
+from asyncjax.engines.common import initial_like
+from asyncjax.engines.packing import Leaf, Packer
 from asyncjax.files import PathLike
 from asyncjax.method import Method, PyTree, State
-from asyncjax.packing import Leaf, Packer
 
 
 class Checkpoints:

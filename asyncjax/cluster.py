@@ -15,14 +15,14 @@ import jax
 
 from asyncjax.checks import check_least, check_positive, given, whole
 from asyncjax.discipline import Coordinator, Discipline, Wait
-from asyncjax.engine import check_host, check_run, starting_state
-from asyncjax.host_program import HostProgram, Job, View, cached_host_program
+from asyncjax.engines.common import check_host, check_run, starting_state
+from asyncjax.engines.host_program import HostProgram, Job, View, cached_host_program
+from asyncjax.engines.packing import Packed
+from asyncjax.engines.processes import Lost, Processes
+from asyncjax.engines.team import Team
 from asyncjax.method import Chunk, Method, Result, State
-from asyncjax.packing import Packed
-from asyncjax.processes import Lost, Processes
 from asyncjax.schedules import Schedule
 from asyncjax.service import Service, streams
-from asyncjax.team import Team
 
 
 def run_ray(

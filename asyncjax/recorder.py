@@ -14,7 +14,7 @@ import numpy as np
 from asyncjax import files, timeline
 from asyncjax.checkpoints import Checkpoints
 from asyncjax.compile_clock import CompileClock
-from asyncjax.engine import deliver_after
+from asyncjax.engines.common import deliver_after
 from asyncjax.files import PathLike
 from asyncjax.method import Chunk, State
 from asyncjax.runs import Row, check_config, create, read_rows, versions

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from asyncjax.checks import given
-from asyncjax.engine import (
+from asyncjax.engines.common import (
     check_host,
     check_run,
     chunks,
@@ -18,12 +18,12 @@ from asyncjax.engine import (
     not_finite,
     starting_state,
 )
-from asyncjax.host_program import HostProgram, Job, Place, View, cached_host_program
-from asyncjax.log import Log
+from asyncjax.engines.host_program import HostProgram, Job, Place, View, cached_host_program
+from asyncjax.engines.log import Log
+from asyncjax.engines.packing import Packed
+from asyncjax.engines.waves import last_use, read_parts, stack_reads
 from asyncjax.method import Chunk, Method, Result, State
-from asyncjax.packing import Packed
 from asyncjax.schedules import Schedule, check, cut
-from asyncjax.waves import last_use, read_parts, stack_reads
 
 
 def replay(

@@ -10,12 +10,12 @@ import jax
 
 from asyncjax.checks import check_choice, check_positive, given, whole
 from asyncjax.discipline import Coordinator, Discipline, Wait
-from asyncjax.engine import check_host, check_run, starting_state
-from asyncjax.host_program import Device, cached_host_program
+from asyncjax.engines.common import check_host, check_run, starting_state
+from asyncjax.engines.host_program import Device, cached_host_program
+from asyncjax.engines.team import Team
 from asyncjax.method import Chunk, Method, Result, State
 from asyncjax.schedules import Schedule
 from asyncjax.service import Service, streams
-from asyncjax.team import Team
 
 Publication = Literal["atomic", "leaf"]
 

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 
 from asyncjax.adapters.host_environment import lives_on_host, not_emulated
 from asyncjax.apart import apart
-from asyncjax.cost import cost_of
-from asyncjax.engine import begin
+from asyncjax.engines.common import begin
+from asyncjax.engines.cost import cost_of
+from asyncjax.engines.packing import Packed, PackedMethod, all_finite, merge_metrics, zeros
+from asyncjax.engines.program_cache import program_cache
+from asyncjax.engines.waves import OUT_OF_RANGE, Layout, Plan, read_parts
 from asyncjax.method import Array, Method, Metrics, PyTree, Result, Stale, State
-from asyncjax.packing import Packed, PackedMethod, all_finite, merge_metrics, zeros
-from asyncjax.program_cache import program_cache
-from asyncjax.waves import OUT_OF_RANGE, Layout, Plan, read_parts
 
 SMALL = 2**26  # bytes: what views and messages may always take together
 

@@ -20,8 +20,8 @@ from asyncjax.checks import (
     first_difference,
     leaf_types,
 )
+from asyncjax.engines.program_cache import program_cache
 from asyncjax.method import Array, Method, Metrics, PyTree, State
-from asyncjax.program_cache import program_cache
 from asyncjax.schedules import Schedule, check_axes
 from asyncjax.traced import under_transformation
 

@@ -14,7 +14,7 @@ def apart(function: Any, true: Array, *args: Any) -> Any:
     """Calls a function so that what surrounds it does not change how it is compiled, and is not changed by it.
 
     It is a branch of a condition, over whose border XLA does not fuse; a barrier for optimizations is gone before CPUs'
-    fusion begins. `true` is a Bool[] that holds and that the compiler does not know. Under a `vmap` over it there is no
+    fusion begins. `true` is a Bool[] that is True, which the compiler can not know. Under a `vmap` over it there is no
     condition any more, and no promise.
     """
 

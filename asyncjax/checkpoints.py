@@ -16,10 +16,10 @@ import jax
 import numpy as np
 
 from asyncjax.checks import first_difference, is_key, leaf_types
-from asyncjax.engine import initial_like
+from asyncjax.engines.common import initial_like
+from asyncjax.engines.packing import Leaf, Packer
 from asyncjax.files import PathLike
 from asyncjax.method import Method, PyTree, State
-from asyncjax.packing import Leaf, Packer
 
 
 class Checkpoints:
@@ -59,7 +59,7 @@ class Checkpoints:
         meta = {"versions": [int(v) for v in state.views], "time": float(state.time), "leaves": names}
         args = ocp.args.Composite(tree=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
         try:
-            with _told_once():
+            with _quiet_writes():
                 self._open().save(int(state.update), args=args)
         except Exception as error:  # tensorstore's are ValueErrors
             path = self.directory / str(state.update)
@@ -148,8 +148,8 @@ class Checkpoints:
 
 
 @contextlib.contextmanager
-def _told_once() -> Iterator[None]:
-    """A failed write raises an error: its threads need not log it, nor tensorstore print what other writes became."""
+def _quiet_writes() -> Iterator[None]:
+    """Keeps threads that write a checkpoint from logging and printing a failure: the error that is raised tells it."""
     hook = sys.unraisablehook
 
     def unraisable(what: Any) -> None:

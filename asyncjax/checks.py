@@ -12,10 +12,16 @@ import jax
 import numpy as np
 
 
+def given(**arguments: Any) -> dict[str, Any]:
+    """Those of some arguments that are not None: the checks of numbers refuse it."""
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
 def check_positive(**arguments: Any) -> None:
-    """Raises ValueError for an argument that is given and no positive number."""
+    """Raises TypeError for None, ValueError for an argument that is no positive number."""
+    _check_given(arguments)
     for name, value in arguments.items():
-        if value is not None and (isinstance(value, str) or np.ndim(value) or not value > 0):
+        if isinstance(value, str) or np.ndim(value) or not value > 0:
             raise ValueError(f"{name}={value!r}: give a positive number.")
 
 
@@ -36,10 +42,11 @@ def check_static(**arguments: Any) -> None:
 
 
 def check_whole(**arguments: Any) -> None:
-    """Raises TypeError for an argument that is given and no whole number."""
+    """Raises TypeError for an argument that is no whole number."""
+    _check_given(arguments)
     for name, value in arguments.items():
         try:
-            operator.index(0 if value is None else value)
+            operator.index(value)
         except TypeError as error:
             raise TypeError(f"{name}={value!r}: give a whole number.") from error
 
@@ -50,13 +57,12 @@ def whole(*numbers: Any) -> list[Any]:
 
 
 def check_counts(**arguments: Any) -> None:
-    """Raises TypeError or ValueError for an argument that is given and not 1, 2, 3, ..."""
+    """Raises TypeError or ValueError for an argument that is not 1, 2, 3, ..."""
     check_whole(**arguments)
     check_positive(**arguments)
 
 
-def check_given(**arguments: Any) -> None:
-    """Raises TypeError for an argument that is None."""
+def _check_given(arguments: Mapping[str, Any]) -> None:
     for name, value in arguments.items():
         if value is None:
             raise TypeError(f"{name}=None: give a number.")
@@ -85,10 +91,10 @@ def check_choice(choices: Iterable[Any], **arguments: Any) -> None:
 
 
 def check_least(least: int, why: str = "", **arguments: Any) -> None:
-    """Raises TypeError or ValueError for what is given and no whole number of at least this, and says why."""
+    """Raises TypeError or ValueError for what is no whole number of at least this, and says why."""
     check_whole(**arguments)
     for name, value in arguments.items():
-        if value is not None and value < least:
+        if value < least:
             raise ValueError(f"{name}={value!r}: {why or f'use at least {least}'}.")
 
 
@@ -96,7 +102,7 @@ def check_int32(**arguments: Any) -> None:
     """Raises TypeError or ValueError for what is no whole number, or too large to number states or versions by."""
     check_whole(**arguments)
     for name, value in arguments.items():
-        if value is not None and int(value) >= 2**31:
+        if int(value) >= 2**31:
             raise ValueError(f"{name}={value!r}: use at most {2**31 - 1}, the largest int32.")
 
 

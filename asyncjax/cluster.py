@@ -13,16 +13,16 @@ from typing import Any
 
 import jax
 
-from asyncjax.checks import check_given, check_least, check_positive, whole
+from asyncjax.checks import check_least, check_positive, given, whole
 from asyncjax.discipline import Coordinator, Discipline, Wait
-from asyncjax.engine import check_host, check_run, starting_state
-from asyncjax.host_program import HostProgram, Job, View, cached_host_program
+from asyncjax.engines.common import check_host, check_run, starting_state
+from asyncjax.engines.host_program import HostProgram, Job, View, cached_host_program
+from asyncjax.engines.packing import Packed
+from asyncjax.engines.processes import Lost, Processes
+from asyncjax.engines.team import Team
 from asyncjax.method import Chunk, Method, Result, State
-from asyncjax.packing import Packed
-from asyncjax.processes import Lost, Processes
 from asyncjax.schedules import Schedule
 from asyncjax.service import Service, streams
-from asyncjax.team import Team
 
 
 def run_ray(
@@ -103,8 +103,7 @@ def run_ray(
       ... )
     """
     sizes = {"num_workers": num_workers, "num_updates": num_updates}
-    check_given(timeout=timeout, **sizes)
-    check_run(method, key, callback=callback, chunk_size=chunk_size, num_processes=num_processes, **sizes)
+    check_run(method, key, callback=callback, chunk_size=chunk_size, **sizes, **given(num_processes=num_processes))
     check_positive(timeout=timeout, start_timeout=start_timeout)
     check_least(0, max_restarts=max_restarts)
     check_host("run_ray")

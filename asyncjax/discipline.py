@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Generic, Literal, NamedTuple, TypeVar, get_args
 
-from asyncjax.checks import check_choice, check_given, check_least, check_static, whole
+from asyncjax.checks import check_choice, check_least, check_static, given, whole
 
 Wait = Literal["never", "next_version"]
 T = TypeVar("T")
@@ -36,7 +36,6 @@ class Discipline(NamedTuple):
 
     def check(self, num_workers: int) -> Discipline:
         """Raises ValueError where no run could follow this discipline."""
-        check_given(num_workers=num_workers, group_size=self.group_size)
         check_static(num_workers=num_workers, group_size=self.group_size)
         check_least(1, "at least one worker is needed", num_workers=num_workers)
         check_least(1, "an update consumes at least one message", group_size=self.group_size)
@@ -44,9 +43,9 @@ class Discipline(NamedTuple):
             1,
             "the first worker to finish is 1 ahead, so the bound is at least 1; bound=1 runs in rounds, and barrier"
             " (group_size=num_workers, wait='next_version') in lockstep",
-            bound=self.bound,
+            **given(bound=self.bound),
         )
-        check_least(0, "staleness is at least 0; with eta=0 every message is fresh", eta=self.eta)
+        check_least(0, "staleness is at least 0; with eta=0 every message is fresh", **given(eta=self.eta))
         check_choice(get_args(Wait), wait=self.wait)
         if self.wait == "next_version" and self.group_size > num_workers:
             raise ValueError(

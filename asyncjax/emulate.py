@@ -10,13 +10,23 @@ import jax
 import numpy as np
 
 from asyncjax import threefry
-from asyncjax.checks import whole
-from asyncjax.engine import check_run, chunks, concatenate_metrics, not_finite, starting_state
+from asyncjax.checks import given, whole
+from asyncjax.engines.common import check_run, chunks, concatenate_metrics, not_finite, starting_state
+from asyncjax.engines.program import Program, cached_program
+from asyncjax.engines.waves import (
+    Layout,
+    Plan,
+    Planner,
+    choose,
+    distinct_workers,
+    last_use,
+    max_live,
+    read_parts,
+    stack_reads,
+)
 from asyncjax.method import Chunk, Method, Metrics, PyTree, Result, State
-from asyncjax.program import Program, cached_program
 from asyncjax.schedules import Schedule, check, cut
 from asyncjax.traced import concrete, under_transformation
-from asyncjax.waves import Layout, Plan, Planner, choose, distinct_workers, last_use, max_live, read_parts, stack_reads
 
 FLAG = "--xla_cpu_use_fusion_emitters=false"  # in XLA_FLAGS it makes all runs exact; XLA knows it until jax 0.10
 
@@ -38,7 +48,7 @@ def emulate(
     """Runs a method under a schedule as compiled code.
 
     The result is that of the definition in `asyncjax.method`, event by event, up to rounding. Messages
-    are computed in batches (`asyncjax.waves`), and only views that are still to be used are kept.
+    are computed in batches (`asyncjax.engines.waves`), and only views that are still to be used are kept.
 
     Inside `jit`, `vmap` and the like the run is one program, without callbacks and without the check for
     finite numbers. The schedule may be traced too; under `jit` say `num_workers` then, as it can not be
@@ -77,7 +87,7 @@ def emulate(
       >>> result.metrics["loss"].shape
       (100, 1)
     """
-    sizes = {"width": width, "num_workers": num_workers, "num_views": num_views}
+    sizes = given(width=width, num_workers=num_workers, num_views=num_views)
     check_run(method, key, schedule, callback=callback, chunk_size=chunk_size, **sizes)
     width, num_workers, num_views, chunk_size = whole(width, num_workers, num_views, chunk_size)
     if exact and width not in (None, 1):

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from asyncjax.checks import check_given, check_int32, check_least, check_whole
+from asyncjax.checks import check_int32, check_least, check_whole
 from asyncjax.events import after_own_message, chosen, retime, schedule_of, stream_of
 from asyncjax.schedules import Schedule, check, round_robin, sequential
 from asyncjax.service import seed_of
@@ -71,7 +71,6 @@ def laggard(num_updates: int, num_workers: int, bound: int) -> Schedule:
       (array([0, 1, 2, 1, 0, 2], dtype=int32), array([0, 0, 2, 0, 0, 2], dtype=int32))
     """
     bound = _whole_bound(bound)
-    check_given(num_workers=num_workers)
     check_least(2, "besides the laggard there is at least one worker", num_workers=num_workers)
     check_int32(num_workers=num_workers)
     num_workers = int(num_workers)
@@ -342,7 +341,6 @@ def stretch(schedule: Schedule, factor: float) -> Schedule:
 def _workers(schedule: Schedule, worker: int | Sequence[int]) -> list[int]:
     workers = np.atleast_1d(np.asarray(worker))
     for one in workers.tolist():
-        check_given(worker=one)
         check_whole(worker=one)
     if np.any((workers < 0) | (workers >= schedule.num_workers)):
         raise ValueError(f"worker={worker}: the schedule has the workers 0 to {schedule.num_workers - 1}.")
@@ -355,7 +353,6 @@ def _ceil(x: float) -> float:
 
 
 def _whole_bound(bound: int) -> int:
-    check_given(bound=bound)
     check_least(0, "staleness is at least 0", bound=bound)
     check_int32(bound=bound)
     return int(bound)

@@ -1,4 +1,4 @@
-"""The person in front of a run: live progress, and Ctrl-C or SIGTERM at a moment when it does no harm."""
+"""Live progress of a run, and stopping it by Ctrl-C or SIGTERM at a moment when nothing is lost."""
 
 from __future__ import annotations
 

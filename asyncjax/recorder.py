@@ -14,7 +14,7 @@ import numpy as np
 from asyncjax import files, timeline
 from asyncjax.checkpoints import Checkpoints
 from asyncjax.compile_clock import CompileClock
-from asyncjax.engine import then
+from asyncjax.engines.common import deliver_after
 from asyncjax.files import PathLike
 from asyncjax.method import Chunk, State
 from asyncjax.runs import Row, check_config, create, read_rows, versions
@@ -137,7 +137,7 @@ class Recorder:
         if error is None:
             self._finish()
         else:
-            then(error, self._finish, f"Writing the rest to {self.path}")
+            deliver_after(error, self._finish, f"Writing the rest to {self.path}")
 
     def _finish(self) -> None:
         try:

@@ -8,13 +8,22 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from asyncjax.engine import check_host, check_run, chunks, concatenate_metrics, not_finite, starting_state, then
-from asyncjax.host_program import HostProgram, Job, Place, View, cached_host_program
-from asyncjax.log import Log
+from asyncjax.checks import given
+from asyncjax.engines.common import (
+    check_host,
+    check_run,
+    chunks,
+    concatenate_metrics,
+    deliver_after,
+    not_finite,
+    starting_state,
+)
+from asyncjax.engines.host_program import HostProgram, Job, Place, View, cached_host_program
+from asyncjax.engines.log import Log
+from asyncjax.engines.packing import Packed
+from asyncjax.engines.waves import last_use, read_parts, stack_reads
 from asyncjax.method import Chunk, Method, Result, State
-from asyncjax.packing import Packed
 from asyncjax.schedules import Schedule, check, cut
-from asyncjax.waves import last_use, read_parts, stack_reads
 
 
 def replay(
@@ -59,7 +68,7 @@ def replay(
       >>> bool(result.shared.params == again.shared.params)
       True
     """
-    check_run(method, key, schedule, callback=callback, chunk_size=chunk_size, num_workers=num_workers)
+    check_run(method, key, schedule, callback=callback, chunk_size=chunk_size, **given(num_workers=num_workers))
     check_host("replay")
     num_workers = int(num_workers or max(schedule.num_workers, 1))
     schedule = check(schedule, num_workers)
@@ -80,7 +89,7 @@ def replay(
         try:
             bad = next((t for t in range(start, stop) if not run.update(t) and check_finite), None)
         except BaseException as error:
-            then(error, lambda start=start: deliver(start))
+            deliver_after(error, lambda start=start: deliver(start))
             raise
         deliver(start, finite=bad is None)
         if bad is not None:

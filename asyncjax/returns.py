@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from asyncjax.checks import check_given, check_least
+from asyncjax.checks import check_least
 
 Scalar = float | jax.Array
 
@@ -98,7 +98,6 @@ def n_step_returns(
 
     Source: Sutton and Barto, Reinforcement Learning (2018), section 7.1.
     """
-    check_given(n=n)
     check_least(1, "a return looks at least 1 step ahead", n=n)
     r_t, discount_t, v_t = floats(r_t=r_t, discount_t=discount_t, v_t=v_t)
     stop = flags(truncated_t, r_t).at[-1].set(True)

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from asyncjax import files
-from asyncjax.checks import check_given, check_int32, check_kind, check_least, whole
+from asyncjax.checks import check_int32, check_kind, check_least, whole
 from asyncjax.discipline import Coordinator, Discipline, Wait
 from asyncjax.files import PathLike
 from asyncjax.service import Service, streams
@@ -148,7 +148,6 @@ def fixed_delay(num_updates: int, delay: int, num_workers: int = 1) -> Schedule:
       >>> schedule.read.ravel(), schedule.staleness().ravel()
       (array([0, 0, 0, 1, 2], dtype=int32), array([0, 1, 2, 2, 2], dtype=int32))
     """
-    check_given(delay=delay)
     check_least(0, "a read can not come from the future; use a delay of at least 0", delay=delay)
     check_int32(delay=delay)
     return _in_turn(num_updates, num_workers, delay)
@@ -264,7 +263,6 @@ def _in_turn(num_updates: int, num_workers: int, delay: int) -> Schedule:
 
 def _sizes(num_updates: int, num_workers: int) -> list[int]:
     """The two as Python's numbers, checked."""
-    check_given(num_updates=num_updates, num_workers=num_workers)
     check_least(0, "a schedule has at least 0 updates", num_updates=num_updates)
     check_least(1, "at least one worker is needed", num_workers=num_workers)
     check_int32(num_updates=num_updates, num_workers=num_workers)

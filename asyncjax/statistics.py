@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from asyncjax.checks import check_given, check_least, check_number
+from asyncjax.checks import check_least, check_number
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 
@@ -82,7 +82,6 @@ def bootstrap_interval(
     ys = np.asarray(ys, np.float64)
     if not ys.ndim:
         raise ValueError(f"ys={ys}: give an axis of seeds, Float[S, ...].")
-    check_given(num_resamples=num_resamples)
     check_least(1, "draw at least one, and some 1000 for an interval of 95 %", num_resamples=num_resamples)
     if len(ys) < 1:
         raise ValueError("ys has no rows: an interval takes at least one seed, and some ten to mean something.")

@@ -63,11 +63,11 @@ def weighted(weight: jax.Array, log_ratio: jax.Array, advantage: jax.Array) -> j
     return -jax.lax.stop_gradient(weight) * one * advantage
 
 
-def of_what_counts(surrogate: AnySurrogate) -> AnySurrogate:
-    """The surrogate, for which what `where` leaves out may be anything, NaN too: its gradient there is 0."""
+def ignoring_left_out(surrogate: AnySurrogate) -> AnySurrogate:
+    """The surrogate on inputs that are 0 where `where` is False: a NaN there reaches neither value nor gradient."""
 
     @wraps(surrogate)
-    def calm(log_ratio: jax.Array, advantage: jax.Array, where: jax.Array | None = None, **options: Any) -> jax.Array:
+    def safe(log_ratio: jax.Array, advantage: jax.Array, where: jax.Array | None = None, **options: Any) -> jax.Array:
         if where is not None:
             where = jnp.broadcast_to(where, jnp.shape(log_ratio))
             log_ratio, advantage = (jnp.where(where, x, 0) for x in (log_ratio, advantage))
@@ -75,10 +75,10 @@ def of_what_counts(surrogate: AnySurrogate) -> AnySurrogate:
                 options["log_proximal"] = jnp.where(where, options["log_proximal"], 0)
         return surrogate(log_ratio, advantage, where, **options)
 
-    return calm  # type: ignore[return-value]
+    return safe  # type: ignore[return-value]
 
 
-@of_what_counts
+@ignoring_left_out
 def uncorrected(log_ratio: jax.Array, advantage: jax.Array, where: jax.Array | None = None) -> jax.Array:
     """The policy gradient as if the data were fresh: w = 1.
 
@@ -97,7 +97,7 @@ def uncorrected(log_ratio: jax.Array, advantage: jax.Array, where: jax.Array | N
     return average(weighted(jnp.ones_like(log_ratio), log_ratio, advantage), where)
 
 
-@of_what_counts
+@ignoring_left_out
 def importance(log_ratio: jax.Array, advantage: jax.Array, where: jax.Array | None = None) -> jax.Array:
     """Importance sampling: w = r. Unbiased in the action.
 
@@ -114,7 +114,7 @@ def importance(log_ratio: jax.Array, advantage: jax.Array, where: jax.Array | No
     return average(-ratio(log_ratio) * advantage, where)
 
 
-@of_what_counts
+@ignoring_left_out
 def truncated(
     log_ratio: jax.Array, advantage: jax.Array, where: jax.Array | None = None, *, cap: Scalar = 2.0
 ) -> jax.Array:
@@ -136,7 +136,7 @@ def truncated(
     return average(weighted(jnp.minimum(ratio(log_ratio), like(cap, log_ratio)), log_ratio, advantage), where)
 
 
-@of_what_counts
+@ignoring_left_out
 def cispo(
     log_ratio: jax.Array,
     advantage: jax.Array,
@@ -166,7 +166,7 @@ def cispo(
     return average(weighted(weight, log_ratio, advantage), where)
 
 
-@of_what_counts
+@ignoring_left_out
 def masked(
     log_ratio: jax.Array, advantage: jax.Array, where: jax.Array | None = None, *, cap: Scalar = 2.0
 ) -> jax.Array:
@@ -189,7 +189,7 @@ def masked(
     return importance(log_ratio, advantage, kept if where is None else kept & where)
 
 
-@of_what_counts
+@ignoring_left_out
 def clipped(
     log_ratio: jax.Array,
     advantage: jax.Array,
@@ -219,7 +219,7 @@ def clipped(
     return average(-jnp.minimum(r * advantage, jnp.clip(r, lower, 1.0 + clip) * advantage), where)
 
 
-@of_what_counts
+@ignoring_left_out
 def m2po(
     log_ratio: jax.Array, advantage: jax.Array, where: jax.Array | None = None, *, second_moment: Scalar = 0.04
 ) -> jax.Array:
@@ -257,7 +257,7 @@ def m2po(
     return average(jnp.where(rejected, 0.0, -ratio(log_ratio) * advantage), where)
 
 
-@of_what_counts
+@ignoring_left_out
 def decoupled(
     log_ratio: jax.Array,
     advantage: jax.Array,

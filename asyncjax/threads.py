@@ -8,14 +8,14 @@ from typing import Literal, get_args
 
 import jax
 
-from asyncjax.checks import check_choice, check_given, check_positive, whole
+from asyncjax.checks import check_choice, check_positive, given, whole
 from asyncjax.discipline import Coordinator, Discipline, Wait
-from asyncjax.engine import check_host, check_run, starting_state
-from asyncjax.host_program import Device, cached_host_program
+from asyncjax.engines.common import check_host, check_run, starting_state
+from asyncjax.engines.host_program import Device, cached_host_program
+from asyncjax.engines.team import Team
 from asyncjax.method import Chunk, Method, Result, State
 from asyncjax.schedules import Schedule
 from asyncjax.service import Service, streams
-from asyncjax.team import Team
 
 Publication = Literal["atomic", "leaf"]
 
@@ -92,8 +92,7 @@ def run_threads(
       (100, True)
     """
     sizes = {"num_workers": num_workers, "num_updates": num_updates}
-    check_given(timeout=timeout, **sizes)
-    check_run(method, key, callback=callback, chunk_size=chunk_size, num_threads=num_threads, **sizes)
+    check_run(method, key, callback=callback, chunk_size=chunk_size, **sizes, **given(num_threads=num_threads))
     check_positive(timeout=timeout)
     check_choice(get_args(Publication), publication=publication)
     check_host("run_threads")

@@ -53,9 +53,9 @@ def quick_compilation() -> Iterator[None]:
 def _free_compiled_programs() -> Iterator[None]:
     """After each file: the programs of the whole suite would need more memory maps than Linux allows one process."""
     yield
-    from asyncjax.engine import compile_init
-    from asyncjax.host_program import cached_host_program
-    from asyncjax.program import cached_program
+    from asyncjax.engines.common import compile_init
+    from asyncjax.engines.host_program import cached_host_program
+    from asyncjax.engines.program import cached_program
     from tests import laws
 
     laws._built.clear()

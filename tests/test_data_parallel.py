@@ -13,7 +13,7 @@ from tests.test_processes import run
 DEVICES = "--xla_force_host_platform_device_count=8"
 
 SCRIPT = """
-from asyncjax.host_program import HostProgram, cached_host_program
+from asyncjax.engines.host_program import HostProgram, cached_host_program
 from tests.laws import assert_close
 
 devices = jax.devices()

@@ -16,10 +16,10 @@ from flax.training.train_state import TrainState
 from hypothesis import strategies as st
 
 import asyncjax as aj
-from asyncjax.packing import all_finite
-from asyncjax.program import cached_program
-from asyncjax.program_cache import program_cache
-from asyncjax.waves import Planner, stack_reads
+from asyncjax.engines.packing import all_finite
+from asyncjax.engines.program import cached_program
+from asyncjax.engines.program_cache import program_cache
+from asyncjax.engines.waves import Planner, stack_reads
 from tests.laws import (
     KEY,
     METHODS,
@@ -451,11 +451,11 @@ def test_the_programs_of_old_methods_are_let_go_though_they_are_in_cycles(monkey
         def __init__(self, method: int) -> None:
             self.run = self.__init__
 
-    monkeypatch.setattr("asyncjax.program_cache.num_maps", lambda: 9)  # of this process they may be many
+    monkeypatch.setattr("asyncjax.engines.program_cache.num_maps", lambda: 9)  # of this process they may be many
     compile_it = program_cache(Compiled)
     first, *_, last = (weakref.ref(compile_it(method)) for method in range(4))
     assert compile_it(0) is first() is not None, "the last used"
-    monkeypatch.setattr("asyncjax.program_cache.MAX_MAPS", 8)  # no room for another
+    monkeypatch.setattr("asyncjax.engines.program_cache.MAX_MAPS", 8)  # no room for another
     compile_it(4)
     assert [args for args, _ in compile_it.programs] == [(method,) for method in (3, 0, 4)]
     compile_it(5)

@@ -23,8 +23,8 @@ import pytest
 
 import asyncjax as aj
 from asyncjax.checkpoints import Checkpoints
-from asyncjax.log import Log
-from asyncjax.packing import all_finite
+from asyncjax.engines.log import Log
+from asyncjax.engines.packing import all_finite
 from asyncjax.replay import _Replay
 from tests.laws import KEY, assert_equal, method
 from tests.test_engines import DISCIPLINES, WORKERS

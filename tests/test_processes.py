@@ -74,7 +74,7 @@ def test_a_flag_of_xla_makes_all_emulated_runs_exact() -> None:
 
 def test_threads_use_all_devices_in_turn_and_replay_bit_for_bit() -> None:
     script = """
-from asyncjax.host_program import HostProgram
+from asyncjax.engines.host_program import HostProgram
 from asyncjax.threads import default_threads
 
 used = []

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import asyncjax as aj
-from asyncjax import packing
+from asyncjax.engines import packing
 from asyncjax.method import Metrics
 from asyncjax.threads import default_threads
 from tests.laws import KEY, assert_equal, method

@@ -13,10 +13,19 @@ import pytest
 from hypothesis import strategies as st
 
 import asyncjax as aj
-from asyncjax.engine import initial_state
-from asyncjax.packing import PackedMethod
-from asyncjax.program import Program
-from asyncjax.waves import OUT_OF_RANGE, Plan, Planner, choose, distinct_workers, last_use, max_live, stack_reads
+from asyncjax.engines.common import initial_state
+from asyncjax.engines.packing import PackedMethod
+from asyncjax.engines.program import Program
+from asyncjax.engines.waves import (
+    OUT_OF_RANGE,
+    Plan,
+    Planner,
+    choose,
+    distinct_workers,
+    last_use,
+    max_live,
+    stack_reads,
+)
 from tests.laws import KEY, assert_equal
 
 UPDATES = 12
@@ -212,7 +221,7 @@ def test_workers_cost_two_copies_of_large_parameters_each(
     num_workers: int, service: aj.service.Service, group_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By what XLA says that the compiled loop needs, even where lanes cost nothing, as on accelerators."""
-    monkeypatch.setattr("asyncjax.program.SMALL", 0)
+    monkeypatch.setattr("asyncjax.engines.program.SMALL", 0)
     size, num_updates = 20_000, 4 * num_workers
     loss = lambda w, x: 0.5 * jnp.sum(jnp.square(w - x))  # noqa: E731
     method = aj.sgd(loss, jnp.ones(size), optimizer=optax.adam(0.1), sample=jax.random.normal)

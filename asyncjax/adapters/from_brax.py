@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from brax import envs  # pyright: ignore[reportMissingImports] - an extra
 
-from asyncjax.adapters.from_gymnax import cast_like, gymnax_semantics, traced
+from asyncjax.adapters.from_gymnax import cast_like, gymnax_semantics, with_gymnax_semantics
 from asyncjax.checks import nearest
 from asyncjax.environment import Box, Environment, Step
 from asyncjax.method import PyTree
@@ -46,7 +46,8 @@ def from_id(env_id: str, params: dict[str, Any]) -> Environment:
 
     unbounded = jax.tree.map(lambda x: _box(x.shape, np.inf, x.dtype), like.obs)
     actions = _box((env.action_size,), 1.0, np.dtype(np.float32))
-    return Environment(f"brax:{env_id}", unbounded, actions, jax.jit(traced(reset)), jax.jit(traced(step)), limit)
+    compiled = jax.jit(with_gymnax_semantics(reset)), jax.jit(with_gymnax_semantics(step))
+    return Environment(f"brax:{env_id}", unbounded, actions, *compiled, limit)
 
 
 def _box(shape: tuple[int, ...], bound: float, dtype: Any) -> Box:

@@ -130,7 +130,7 @@ def from_gymnax(env: Any, name: str, params: dict[str, Any]) -> Environment:
         outcome = Step(observation, final, jnp.asarray(reward, jnp.float32), terminated, truncated & ~terminated)
         return cast_like(state, state_like), outcome
 
-    compiled = jax.jit(traced(reset)), jax.jit(traced(step))
+    compiled = jax.jit(with_gymnax_semantics(reset)), jax.jit(with_gymnax_semantics(step))
     return Environment(name, observation_space, action_space, *compiled, time_limit(env, env_params))
 
 
@@ -150,7 +150,7 @@ def gymnax_semantics() -> Iterator[None]:
         yield
 
 
-def traced(function: Callable[..., Any]) -> Callable[..., Any]:
+def with_gymnax_semantics(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, traced under gymnax's semantics whatever the caller's settings are.
 
     Evaluating a jaxpr is free of promotion rules and of the default dtype, so the caller's settings

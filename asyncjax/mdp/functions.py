@@ -11,7 +11,6 @@ import numpy as np
 from asyncjax.checks import (
     check_choice,
     check_counts,
-    check_given,
     check_int32,
     check_least,
     check_positive,
@@ -195,7 +194,6 @@ def hashed_garnet(seed: int, num_states: int, num_actions: int, num_successors: 
       >>> aj.mdp.hashed_garnet(0, 10_000_000, 4, 5).num_successors
       5
     """
-    check_given(seed=seed)
     check_whole(seed=seed)
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed={seed}: use one of 0 to {2**32 - 1}.")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from asyncjax.checks import check_counts, check_given
+from asyncjax.checks import check_counts
 from asyncjax.mdp.check import check_chances
 from asyncjax.mdp.convert import from_rows
 from asyncjax.mdp.core import MDP
@@ -92,7 +92,6 @@ def _cells(grid: Sequence[str] | tuple[int, int]) -> np.ndarray:
     if len(grid) != 2:
         raise ValueError(f"grid={grid!r}: give (height, width), or rows of text.")
     height, width = grid
-    check_given(height=height, width=width)
     check_counts(height=height, width=width)
     cells = np.full((int(height), int(width)), ".")
     cells[-1, -1] = "G"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from asyncjax.checks import check_counts, check_given, check_least
+from asyncjax.checks import check_counts, check_least
 from asyncjax.mdp.check import check_chances
 from asyncjax.mdp.convert import from_arrays, from_rows
 from asyncjax.mdp.core import MDP
@@ -81,7 +81,6 @@ def garnet(seed: int, num_states: int, num_actions: int, num_successors: int) ->
 
     Source: Archibald, McKinnon and Thomas (1995), "On the generation of Markov decision processes".
     """
-    check_given(seed=seed)
     check_least(0, seed=seed)
     check_counts(num_states=num_states, num_actions=num_actions, num_successors=num_successors)
     if not 1 <= num_successors <= num_states:

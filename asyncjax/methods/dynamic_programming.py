@@ -46,7 +46,7 @@ class Block(NamedTuple):
     values: jax.Array
 
 
-def check_problem(mdp: AnyMDP, discount: Number, initial_values: Array | None = None, **counts: int | None) -> None:
+def check_problem(mdp: AnyMDP, discount: Number, initial_values: Array | None = None, **counts: int) -> None:
     """Raises for what is no problem, a discount at which it has no values, and values that a run can not begin from."""
     check_is_mdp(mdp)
     check_counts(**counts)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from asyncjax.checks import check_given, check_least
+from asyncjax.checks import check_least, given
 from asyncjax.mdp.core import AnyMDP, action_values, policy_backup
 from asyncjax.method import Array, Method, Metrics, Stale
 from asyncjax.methods.dynamic_programming import (
@@ -95,9 +95,8 @@ def policy_iteration(
     and enhanced policy iteration in discounted dynamic programming (2012), whose min over costs is a max here. The
     cycles of the unrepaired form: Williams and Baird, Analysis of some incremental variants of policy iteration (1993).
     """
-    check_problem(mdp, discount, initial_values, num_blocks=num_blocks, block_size=block_size)
+    check_problem(mdp, discount, initial_values, **given(num_blocks=num_blocks, block_size=block_size))
     check_reference(reference, mdp.num_states)
-    check_given(num_evaluations=num_evaluations)
     check_least(0, "use at least 0, which is value iteration", num_evaluations=num_evaluations)
 
     def init(key: jax.Array, num_workers: int) -> tuple[Policies, Owner]:

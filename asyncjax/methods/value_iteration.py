@@ -7,6 +7,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from asyncjax.checks import given
 from asyncjax.mdp.core import AnyMDP, bellman
 from asyncjax.method import Array, Method, Metrics, PyTree
 from asyncjax.methods.dynamic_programming import (
@@ -75,7 +76,8 @@ def value_iteration(
     Source: Bertsekas, Distributed dynamic programming (1982); Bertsekas and Tsitsiklis, Parallel and distributed
     computation (1989), chapter 6.
     """
-    check_problem(mdp, discount, initial_values, num_blocks=num_blocks, block_size=block_size, num_leaves=num_leaves)
+    counts = given(num_blocks=num_blocks, block_size=block_size)
+    check_problem(mdp, discount, initial_values, num_leaves=num_leaves, **counts)
     check_reference(reference, mdp.num_states)
     if order not in ("cyclic", "random", "largest"):
         raise ValueError(f"order={order!r}: choose 'cyclic', 'random' or 'largest'.")

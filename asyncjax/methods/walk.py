@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from asyncjax.checks import check_least
+from asyncjax.checks import check_least, given
 from asyncjax.mdp.core import MDP, AnyMDP
 from asyncjax.method import Array
 
@@ -81,7 +81,7 @@ class Walk(NamedTuple):
 
 def make_walk(mdp: AnyMDP, start: Array | int | None, max_steps: int | None) -> Walk:
     """The walk whose episodes begin in `start`, states Int[n] or one of them; by default anywhere."""
-    check_least(1, "an episode has at least 1 step; None never breaks one off", max_steps=max_steps)
+    check_least(1, "an episode has at least 1 step; None never breaks one off", **given(max_steps=max_steps))
     starts = np.arange(mdp.num_states) if start is None else np.atleast_1d(np.asarray(start))
     if starts.dtype.kind not in "iu" or not starts.size or starts.min() < 0 or starts.max() >= mdp.num_states:
         raise ValueError(f"start={start}: episodes begin in one or more of the states 0 to {mdp.num_states - 1}.")

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from asyncjax import schedules
-from asyncjax.checks import check_counts
+from asyncjax.checks import check_counts, given
 from asyncjax.emulate import emulate
 from asyncjax.method import Chunk
 from asyncjax.methods.value_iteration import value_iteration
@@ -45,7 +45,7 @@ def asynchronous(
       sweeps: see above.
       max_updates: the schedule's length; at its end the run stops with the bound it has.
     """
-    check_counts(num_blocks=num_blocks, sweeps=sweeps, max_updates=max_updates)
+    check_counts(sweeps=sweeps, max_updates=max_updates, **given(num_blocks=num_blocks))
     in_turn = partial(schedules.round_robin, num_workers=min(num_blocks or 8, model.num_states))
     plan = (schedule or in_turn)(max_updates)
     num_blocks = min(num_blocks or plan.num_workers, model.num_states)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from asyncjax.checks import check_counts, check_least, check_number
+from asyncjax.checks import check_counts, check_least, check_number, given
 from asyncjax.solvers.host_model import HostModel
 from asyncjax.solvers.mixing import Mixing
 from asyncjax.solvers.model import Model
@@ -49,7 +49,7 @@ def modified_policy_iteration(
 
     Source: Puterman and Shin (1978); MacQueen (1966); the combination is ours.
     """
-    check_counts(sweeps=sweeps, patience=patience)
+    check_counts(sweeps=sweeps, **given(patience=patience))
     check_number(accuracy=accuracy)
     if not accuracy >= 0:
         raise ValueError(f"accuracy={accuracy}: give a number of at least 0.")
@@ -141,7 +141,7 @@ def anderson(model: Model, values: Any, run: Run, *, memory: int | None = 5) -> 
 
     Source: Walker and Ni (2011); the safeguard is ours.
     """
-    check_least(0, "keep at least 0 differences, or None for all", memory=memory)
+    check_least(0, "keep at least 0 differences, or None for all", **given(memory=memory))
     mixing = Mixing(model, memory, run.certificate.closed)
     while True:
         residual = model.improve(values)

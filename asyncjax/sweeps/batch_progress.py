@@ -1,4 +1,4 @@
-"""The person in front of a sweep: how many runs are done, when it will end, and how long compiling took."""
+"""Live progress of a sweep: how many runs are done, when it will end, and how long compiling took."""
 
 from __future__ import annotations
 

@@ -13,11 +13,11 @@ import jax
 from asyncjax.checks import (
     check_choice,
     check_counts,
-    check_given,
     check_positive,
     check_run_key,
     check_static,
     check_whole,
+    given,
 )
 from asyncjax.method import Method
 from asyncjax.schedules import Schedule
@@ -119,13 +119,12 @@ def sweep(
     """
     check_run_key(key)
     check_static(batch_size=batch_size, num_workers=num_workers)
-    check_counts(batch_size=batch_size, num_workers=num_workers)
-    check_positive(max_bytes=max_bytes, batch_cpus=batch_cpus)
+    check_counts(**given(batch_size=batch_size, num_workers=num_workers))
+    check_positive(batch_cpus=batch_cpus, **given(max_bytes=max_bytes))
     check_choice(get_args(Engine), engine=engine)
     if engine == "ray" and devices is not None:
         raise ValueError("devices= are of this process: leave them out with engine='ray'.")
     if not isinstance(seeds, Iterable):
-        check_given(seeds=seeds)
         check_counts(seeds=seeds)
         seeds = range(seeds)
     seeds = list(seeds)

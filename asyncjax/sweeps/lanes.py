@@ -10,12 +10,12 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
+from asyncjax.engines.packing import all_finite
+from asyncjax.engines.program import Program
+from asyncjax.engines.waves import Layout, Plan, Planner, distinct_workers, last_use, max_live, room, stack_reads
 from asyncjax.method import Array, Method, Metrics, PyTree, Result
-from asyncjax.packing import all_finite
-from asyncjax.program import Program
 from asyncjax.schedules import Schedule
 from asyncjax.sweeps.memory import available_bytes, peak_bytes
-from asyncjax.waves import Layout, Plan, Planner, distinct_workers, last_use, max_live, room, stack_reads
 
 # Of one device. More do not make a CPU quicker (measured, A3C with MLPs), and small batches are sooner safe on disk.
 CPU_LANES = 16
@@ -126,9 +126,8 @@ class LaneProgram:
 
         self._compiled: dict[int, Any] = {}
 
-    def __call__(self, lanes: Sequence[Lane], size: int | None = None) -> dict[str, np.ndarray]:
+    def __call__(self, lanes: Sequence[Lane], size: int) -> dict[str, np.ndarray]:
         """What is kept of these runs, name -> array with a leading axis; they are padded to `size`."""
-        size = size or len(lanes)
         padded = _stack([*lanes, *[lanes[-1]] * (size - len(lanes))])
         padded = jax.device_put(padded, jax.sharding.NamedSharding(self.mesh, SPLIT))
         if size not in self._compiled:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from asyncjax.checks import check_counts, check_kind
+from asyncjax.checks import check_counts, check_kind, given
 from asyncjax.method import Array, Method, Metrics, Result
 from asyncjax.schedules import Schedule, check
 from asyncjax.sweeps.lanes import Lane, LaneProgram, Numbers, Shape, keys_of
@@ -175,7 +175,7 @@ def uniform(settings: Sequence[Setting]) -> list[Setting]:
                 f"The setting {setting} has a value for {unusable[0]!r} that can not be compared:"
                 " give numbers, strings, or tuples of them."
             )
-        check_counts(num_workers=setting.get("num_workers"))
+        check_counts(**given(num_workers=setting.get("num_workers")))
     for name in settings[0]:
         known: dict[Any, Any] = {}
         for x in (setting[name] for setting in settings):

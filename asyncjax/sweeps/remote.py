@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from asyncjax.cluster import connected
+from asyncjax.engines.processes import adopt, options_here, put
 from asyncjax.method import Metrics
-from asyncjax.processes import adopt, options_here, put
 from asyncjax.sweeps.recipe import Batch, Recipe
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from asyncjax.checks import check_given, check_least, check_number
+from asyncjax.checks import check_least, check_number
 from asyncjax.environment import Environment, make_env
 from asyncjax.evaluate import evaluate
 from asyncjax.method import Method, Metrics, Result
@@ -55,7 +55,6 @@ def curve(points: int = 50, metric: str = "return") -> Callable[[Result], Metric
     Returns:
       result -> {"<metric>_curve": Float32[L]}; NaN before the first episode ended.
     """
-    check_given(points=points)
     check_least(1, "a curve has at least 1", points=points)
 
     def summarize(result: Result) -> Metrics:

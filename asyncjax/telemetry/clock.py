@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from asyncjax.checks import check_given, check_kind, check_least
+from asyncjax.checks import check_kind, check_least
 from asyncjax.schedules import Schedule, check
 
 
@@ -137,7 +137,6 @@ def updates_to_target(values: ArrayLike, target: float, window: int = 1) -> floa
       >>> aj.telemetry.updates_to_target([0.0, 4.0, float("nan"), 2.0, 5.0], 3.0, window=2)
       4.0
     """
-    check_given(window=window)
     check_least(1, "average at least one value", window=window)
     rows = np.asarray(values, np.float64)
     known = np.flatnonzero(~np.isnan(rows))

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 
 from asyncjax.adapters.host_environment import lives_on_host, not_emulated
 from asyncjax.apart import apart
-from asyncjax.cost import cost_of
-from asyncjax.engine import begin
+from asyncjax.engines.common import begin
+from asyncjax.engines.cost import cost_of
+from asyncjax.engines.packing import Packed, PackedMethod, all_finite, merge_metrics, zeros
+from asyncjax.engines.program_cache import program_cache
+from asyncjax.engines.waves import OUT_OF_RANGE, Layout, Plan, read_parts
 from asyncjax.method import Array, Method, Metrics, PyTree, Result, Stale, State
-from asyncjax.packing import Packed, PackedMethod, all_finite, merge_metrics, zeros
-from asyncjax.program_cache import program_cache
-from asyncjax.waves import OUT_OF_RANGE, Layout, Plan, read_parts
 
 SMALL = 2**26  # bytes: what views and messages may always take together
 
@@ -122,7 +122,7 @@ class Program:
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
-    def run(self, layout: Layout, carry: Carry, plan: Plan, checked: bool = True) -> tuple[Carry, Metrics]:
+    def run(self, layout: Layout, carry: Carry, plan: Plan, checked: bool) -> tuple[Carry, Metrics]:
         """A chunk: batches of messages, each followed by the updates that have all they need."""
         num_updates, group_size = plan.message_of.shape
         of_work = zeros(self.packed.work_metrics, num_updates * group_size)

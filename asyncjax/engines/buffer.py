@@ -11,11 +11,11 @@ import jax
 import numpy as np
 
 from asyncjax.discipline import Coordinator, Groups
-from asyncjax.engine import not_finite
-from asyncjax.host_program import Applied, Device, HostProgram, Job, View
-from asyncjax.log import Log
+from asyncjax.engines.common import not_finite
+from asyncjax.engines.host_program import Applied, Device, HostProgram, Job, View
+from asyncjax.engines.log import Log
+from asyncjax.engines.packing import Packed
 from asyncjax.method import Chunk, State
-from asyncjax.packing import Packed
 
 Group = list[Job]
 

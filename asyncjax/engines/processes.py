@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from asyncjax.host_program import HostProgram, View, Worked, cached_host_program
+from asyncjax.engines.host_program import HostProgram, View, Worked, cached_host_program
+from asyncjax.engines.packing import Packed
 from asyncjax.method import Method, PyTree
-from asyncjax.packing import Packed
 
 SMALL = 64 * 1024  # bytes; Ray sends up to 100 KiB along with a request and puts more into the object store
 # What a process has to have in common with this one, to compute the same bits and to compile as quickly.

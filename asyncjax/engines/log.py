@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from asyncjax.host_program import HostProgram, Job, Worked
+from asyncjax.engines.host_program import HostProgram, Job, Worked
+from asyncjax.engines.packing import Packed, Packer, merge_metrics
 from asyncjax.method import Metrics
-from asyncjax.packing import Packed, Packer, merge_metrics
 from asyncjax.schedules import Schedule
 
 NOTHING = Worked({}, {}, {})

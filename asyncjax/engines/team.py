@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from asyncjax.buffer import Buffer
 from asyncjax.discipline import Coordinator
-from asyncjax.engine import concatenate_metrics, then
-from asyncjax.host_program import Device, HostProgram, Job, View
+from asyncjax.engines.buffer import Buffer
+from asyncjax.engines.common import concatenate_metrics, deliver_after
+from asyncjax.engines.host_program import Device, HostProgram, Job, View
+from asyncjax.engines.packing import Packed
 from asyncjax.method import Chunk, Metrics, Result, State
-from asyncjax.packing import Packed
 from asyncjax.schedules import Schedule, concatenate
 
 CALL_SECONDS = 0.05  # of jobs in one call, so that a run that ends, ends soon
@@ -97,7 +97,7 @@ class Team:
             deliver()
         except BaseException as error:
             self._stop(threads)
-            then(error, deliver)
+            deliver_after(error, deliver)
             raise
         state = buffer.state()
         metrics, schedules = zip(*(collected or [buffer.log.read()]), strict=True)

@@ -15,9 +15,9 @@ import numpy as np
 
 from asyncjax.apart import apart
 from asyncjax.data_parallel import Device, Placement, divided
+from asyncjax.engines.packing import Packed, PackedMethod, Packer, all_finite, zeros
+from asyncjax.engines.program_cache import program_cache
 from asyncjax.method import Method, Stale, State
-from asyncjax.packing import Packed, PackedMethod, Packer, all_finite, zeros
-from asyncjax.program_cache import program_cache
 from asyncjax.traced import equations
 
 Place = Any  # a Device, or a sharding over several

@@ -13,7 +13,6 @@ import numpy as np
 from asyncjax.checks import (
     check_counts,
     check_function,
-    check_given,
     check_initial,
     check_kind,
     check_run_key,
@@ -21,8 +20,8 @@ from asyncjax.checks import (
     first_difference,
     leaf_types,
 )
+from asyncjax.engines.program_cache import program_cache
 from asyncjax.method import Array, Method, Metrics, PyTree, State
-from asyncjax.program_cache import program_cache
 from asyncjax.schedules import Schedule, check_axes
 from asyncjax.traced import under_transformation
 
@@ -30,13 +29,12 @@ from asyncjax.traced import under_transformation
 def check_run(
     method: Method, key: jax.Array, *schedule: Schedule, callback: Any, chunk_size: Any, **counts: Any
 ) -> None:
-    """Raises TypeError or ValueError for what no engine could run; `counts` are whole numbers above 0, or None."""
+    """Raises TypeError or ValueError for what no engine could run; `counts` are whole numbers above 0."""
     check_kind(Method, "give what a factory returns, such as aj.a3c('CartPole-v1')", method=method)
     check_run_key(key)
     for one in schedule:
         check_kind(Schedule, "give one of asyncjax.schedules, or the one that run_threads recorded", schedule=one)
         check_axes(one)
-    check_given(chunk_size=chunk_size)
     check_static(chunk_size=chunk_size, **counts)
     check_counts(chunk_size=chunk_size, **counts)
     check_function(callback=callback)
@@ -126,7 +124,7 @@ def not_finite(update: int, workers: Array) -> FloatingPointError:
     )
 
 
-def then(
+def deliver_after(
     error: BaseException, deliver: Callable[[], None], doing: str = "Handing the last chunk to the callback"
 ) -> None:
     """Delivers what is left of a failed run. A second failure becomes a note of the first cause."""

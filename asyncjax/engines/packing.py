@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from asyncjax.checks import check_kept, check_outputs, is_key
-from asyncjax.engine import initial_like
+from asyncjax.engines.common import initial_like
 from asyncjax.method import Method, Metrics, PyTree, Stale
 
 Packed = dict[str, jax.Array]  # {dtype: vector}, and {dtype:position: vector} for large leaves
@@ -31,7 +31,7 @@ class Leaf(NamedTuple):
     key_impl: str | None = None
 
     def num_bytes(self) -> int:
-        """As it lies there."""
+        """Of its part of the vector."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     def struct(self) -> jax.ShapeDtypeStruct:

@@ -38,7 +38,7 @@ def draw_heat_map(
     for (row, column), value in np.ndenumerate(values):
         text = "-" if np.isnan(value) else format(value, number)
         if spread is not None and np.isfinite(value + spread[row, column]):
-            text += f"\n±{spread[row, column]:.2g}"
+            text += f"\n±{format(spread[row, column], number if number.endswith('f') else '.2g')}"
         axes.text(column, row, text, ha="center", va="center", fontsize=size, color=_ink(image, value))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from asyncjax.schedules import Schedule
 from asyncjax.statistics import interquartile_mean
-from asyncjax.timeline import times
+from asyncjax.timeline import has_times, times
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,6 +89,10 @@ def draw_timeline(axes: Axes, schedule: Schedule, start: float | None = None, st
     scale, unit = (1e3, "ms") if stop - start < 1 else (1.0, "s")
     worker, staleness = np.asarray(schedule.worker), np.asarray(schedule.staleness())
     seen = (end >= start) & (begin <= stop)
+    if not seen.any():
+        raise ValueError(
+            f"start={start:g}, stop={stop:g}: there is nothing to see; jobs are from {begin.min():g} to {end.max():g}."
+        )
     colours = _staleness_colours(staleness[seen])
     for w, b, e, colour in zip(worker[seen], begin[seen], end[seen], colours, strict=True):
         left, right = max(float(b), start), min(float(e), stop)
@@ -99,8 +103,8 @@ def draw_timeline(axes: Axes, schedule: Schedule, start: float | None = None, st
     axes.set_xlim(0, (stop - start) * scale)
     axes.set_ylim(schedule.num_workers - 0.4, -1.5)
     axes.set_yticks(range(0, schedule.num_workers, -(-schedule.num_workers // 8)))
-    clock = "time" if schedule.time is not None else "virtual time"
-    axes.set_xlabel(f"{clock} since {start:.3g} s ({unit}); ticks: commits")
+    clock = f"time since {start:.3g} s ({unit})" if has_times(schedule) else f"updates since {start:g}"
+    axes.set_xlabel(f"{clock}; ticks: commits")
     axes.set_ylabel("worker")
     axes.set_title(f"colour: staleness 0 (light) to {staleness[seen].max(initial=1)} (dark)", fontsize=7, loc="left")
 

@@ -110,14 +110,16 @@ def worker_timeline(source: RunLike | Schedule, start: float | None = None, stop
 
     Args:
       source: a run or a schedule.
-      start: seconds; by default the window is some jobs long, in the middle of the run.
-      stop: seconds.
+      start: seconds; updates for a schedule without times. By default the window is some jobs long, in the middle of
+        the run.
+      stop: the same.
 
     Returns:
       A Figure.
 
     Raises:
-      ValueError: a directory that holds no run, a run without a schedule, or a schedule without updates.
+      ValueError: a directory that holds no run, a run without a schedule, a schedule without updates, or a window
+        without jobs.
 
     Example:
       >>> import jax, asyncjax as aj
@@ -392,6 +394,11 @@ def _curve(curve: Curve, metric: str, x: str) -> tuple[np.ndarray, np.ndarray]:
     if len(series) == 1:
         return series[0][0], series[0][1][None]
     first, last = max(xs[0] for xs, _ in series), min(xs[-1] for xs, _ in series)
+    if last < first:
+        raise ValueError(
+            f"One run begins at {x}={first:g}, another ends at {last:g}: curves have an interquartile mean where they"
+            " overlap; leave one of the two out."
+        )
     grid = np.linspace(first, last, max(len(xs) for xs, _ in series))
     return grid, np.stack([np.interp(grid, xs, ys) for xs, ys in series])
 
@@ -409,6 +416,8 @@ def _check_metrics(run: runs.Run, *names: str) -> None:
             raise ValueError(
                 f"The run {run.path} has no metric {name!r}; it has {', '.join(run.metrics) or 'none yet'}."
             )
+        if run.metrics[name].ndim > 1:
+            raise ValueError(f"The metric {name!r} is one number for each worker: choose a metric of the run.")
 
 
 def _run(source: RunLike) -> runs.Run:

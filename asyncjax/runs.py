@@ -163,7 +163,9 @@ def to_pandas(paths: PathLike | Run | Iterable[PathLike | Run]) -> Any:
         raise ValueError(
             f"There is no run in {', '.join(map(str, several))}: give run directories or a pattern of them."
         )
-    return pd.concat([pd.DataFrame(_table(run)) for run in found], ignore_index=True)
+    tables = [pd.DataFrame(_table(run)) for run in found]
+    some = [table for table in tables if len(table)]  # without rows a column has no type, and others lose theirs
+    return pd.concat(some or tables, ignore_index=True)
 
 
 def _matches(pattern: PathLike) -> list[Run]:

@@ -60,13 +60,18 @@ def _next_begin(worker: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.nd
     return following.reshape(worker.shape)
 
 
+def has_times(schedule: Schedule) -> bool:
+    """Whether it says when jobs began, ended and were committed."""
+    return not any(x is None for x in (schedule.time, schedule.begin, schedule.end))
+
+
 def times(schedule: Schedule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Begin Float[T, G], end Float[T, G] and commit Float[T], in seconds.
 
     Where they were not recorded, update t is committed at t + 1 and a job lasts from its read to its
     commit, or from its worker's previous commit where that is later: one job at a time.
     """
-    if schedule.time is not None and schedule.begin is not None and schedule.end is not None:
+    if has_times(schedule):
         return np.asarray(schedule.begin), np.asarray(schedule.end), np.asarray(schedule.time)
     worker = np.asarray(schedule.worker)
     commit = np.arange(1.0, len(worker) + 1)
@@ -79,7 +84,7 @@ def times(schedule: Schedule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _metadata(schedule: Schedule, first: int) -> dict[str, Any]:
-    recorded = schedule.time is not None
+    recorded = has_times(schedule)
     torn = len(jax.tree.leaves(schedule.read)) > 1
     return {
         "note": f"updates {first} to {schedule.num_updates - 1} of {schedule.num_updates}"

@@ -162,6 +162,24 @@ def test_a_notebook_shows_the_figure_that_a_cell_ends_with():
     assert picture._repr_png_().startswith(b"\x89PNG")
 
 
+def test_a_timeline_without_times_is_in_updates_and_one_without_jobs_is_refused():
+    axes = plotting.worker_timeline(SCHEDULE._replace(begin=None), start=2.0, stop=9.0).axes[0]
+    assert axes.get_xlabel() == "updates since 2; ticks: commits"
+    with pytest.raises(ValueError, match=r"start=1e\+06, stop=2e\+06: there is nothing to see; jobs are from 0 to"):
+        plotting.worker_timeline(SCHEDULE, start=1e6, stop=2e6)
+
+
+def test_curves_that_do_not_overlap_have_no_mean(tmp_path):
+    def run(first):
+        row = {"update": np.arange(first, first + 9.0), "loss": np.ones(9), "by_worker": np.ones((9, 2))}
+        return runs.Run(tmp_path, {}, {}, row, None)
+
+    with pytest.raises(ValueError, match="One run begins at update=100, another ends at 8: curves have"):
+        plotting.learning_curve([run(0), run(100)], "loss", "update")
+    with pytest.raises(ValueError, match="'by_worker' is one number for each worker"):
+        plotting.learning_curve(run(0), "by_worker", "update")
+
+
 def test_a_metric_that_is_not_there_is_named(seeds):
     with pytest.raises(ValueError, match=r"has no metric 'reward'; it has update, env_steps"):
         plotting.learning_curve(seeds[0], metric="reward")

@@ -501,6 +501,9 @@ def test_runs_become_one_table(tmp_path):
     workers = of_b[[f"staleness_per_worker_{w}" for w in range(4)]]
     np.testing.assert_array_equal(workers, run.metrics["staleness_per_worker"])
     assert table.equals(runs.to_pandas([tmp_path / "a", run]))
+    Recorder(tmp_path / "killed", CONFIG).__exit__()  # before its first row
+    types = runs.to_pandas([tmp_path / "killed", run]).dtypes
+    assert types.equals(runs.to_pandas(run).dtypes)
     for nothing in (tmp_path / "notes", tmp_path / "none*"):
         with pytest.raises(ValueError, match="no run"):
             runs.to_pandas(nothing)

@@ -132,6 +132,9 @@ def updates_to_target(values: ArrayLike, target: float, window: int = 1) -> floa
       target: what is to be reached.
       window: values, NaN not counted, that are averaged; at least 1.
 
+    Raises:
+      ValueError: values with another number of axes, or no values to average.
+
     Example:
       >>> import asyncjax as aj
       >>> aj.telemetry.updates_to_target([0.0, 4.0, float("nan"), 2.0, 5.0], 3.0, window=2)
@@ -139,6 +142,8 @@ def updates_to_target(values: ArrayLike, target: float, window: int = 1) -> floa
     """
     check_least(1, "average at least one value", window=window)
     rows = np.asarray(values, np.float64)
+    if rows.ndim != 1:
+        raise ValueError(f"values has the shape {rows.shape}: give one number per update, Float[T].")
     known = np.flatnonzero(~np.isnan(rows))
     if known.size < window:
         return float("inf")

@@ -76,9 +76,9 @@ class Asynchrony:
 
     gamma has shape 16, lognormal sigma 0.5, pareto shape 2; of a straggler's jobs one in 20 takes ten times as long.
     emulate, replay: None is constant, which has the workers take turns.
-    threads, ray: workers sleep so long in addition to their work; None is no sleep."""
+    threads, ray: a job takes at least so long: workers sleep for what is left of it; None is no sleep."""
     service_mean: float = 0.01
-    """Mean service time in seconds."""
+    """Mean service time in seconds; of straggler without the delays, with them it is 1.45 times as long."""
     schedule: Path | None = None
     """emulate, replay: run this recorded schedule instead, a file or a run directory; --total-steps at most."""
 

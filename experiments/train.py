@@ -152,14 +152,15 @@ def summarize(config: Config, path: Path, returns: np.ndarray) -> None:
     staleness = np.asarray(schedule.staleness())
     seconds, compiling = metrics["seconds"][-1], metrics["compile_seconds"][-1]
     steps = int(metrics["env_steps"][-1])
+    unit = "environment steps" if config.keys() & {"num_envs", "unroll_length"} else "messages"  # see steps_per_message
     summary = {
         "evaluation return": f"{returns.mean():.1f} +- {returns.std():.1f} ({len(returns)} episodes)"
         if len(returns)
         else "-",
         "training return": "-" if math.isnan(last := last_return(metrics)) else f"{last:.1f} (last tenth of the run)",
-        "environment steps": f"{steps:,} in {schedule.num_updates:,} updates",
+        unit: f"{steps:,} in {schedule.num_updates:,} updates",
         "time": f"{seconds:.1f} s, {compiling:.1f} s of it compiling",
-        "speed": f"{speed(metrics):,.0f} environment steps per second (median)",
+        "speed": f"{speed(metrics):,.0f} {unit} per second (median)",
         "staleness": f"mean {staleness.mean():.2f}, max {staleness.max()}",
     }
     details = {

@@ -379,6 +379,10 @@ def test_asynchronous_runs_count_what_they_do():
     how: Any = {"method": "async", "tolerance": 1e-30, "sweeps": 2, "num_blocks": 4, "max_updates": 16}
     turns = aj.solve(mdp, 0.95, **how)
     together = aj.solve(mdp, 0.95, schedule=lambda n: aj.schedules.barrier(n, 4), **how)
+    same = aj.solve(mdp, 0.95, schedule=aj.schedules.barrier(16, 4), **how)
+    np.testing.assert_array_equal(same.values, together.values)
+    with pytest.raises(TypeError, match="schedule='barrier' is no function"):
+        aj.solve(mdp, 0.95, schedule="barrier", **how)
     residuals = 2  # after 8 updates and after 16
     assert turns.sweeps == 16 // 4 + residuals
     assert together.sweeps == 16 + residuals

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from asyncjax import schedules
-from asyncjax.checks import check_counts, given
+from asyncjax.checks import check_counts, check_function, given
 from asyncjax.emulate import emulate
 from asyncjax.method import Chunk
 from asyncjax.methods.value_iteration import value_iteration
@@ -30,7 +30,7 @@ def asynchronous(
     run: Run,
     *,
     num_blocks: int | None = None,
-    schedule: Callable[[int], Schedule] | None = None,
+    schedule: Schedule | Callable[[int], Schedule] | None = None,
     sweeps: int = 32,
     max_updates: int = 1 << 17,
 ) -> Residual:
@@ -41,13 +41,15 @@ def asynchronous(
       values: where to begin.
       run: when to stop.
       num_blocks: blocks of states; None: one for each worker of the schedule, 8 without one.
-      schedule: number of updates -> schedule. Workers in turn without it, each reading right after its own update.
+      schedule: one, or number of updates -> schedule. Workers in turn without it, each reading right after its own
+        update. At its end the run stops with the bound it has.
       sweeps: see above.
-      max_updates: the schedule's length; at its end the run stops with the bound it has.
+      max_updates: the length of a schedule that is made here.
     """
     check_counts(sweeps=sweeps, max_updates=max_updates, **given(num_blocks=num_blocks))
     in_turn = partial(schedules.round_robin, num_workers=min(num_blocks or 8, model.num_states))
-    plan = (schedule or in_turn)(max_updates)
+    check_function(schedule=None if isinstance(schedule, Schedule) else schedule)
+    plan = schedule if isinstance(schedule, Schedule) else (schedule or in_turn)(max_updates)
     num_blocks = min(num_blocks or plan.num_workers, model.num_states)
     method = value_iteration(model.mdp, model.discount, num_blocks=num_blocks, initial_values=model.finish(values))
     residual = None

@@ -68,8 +68,8 @@ def solve(
       initial: Float[S], where to begin, such as `Progress.values` of a run that was stopped.
       max_seconds: stop after this time, with whatever bound holds then.
       callback: called after every full residual.
-      **options: of the method: sweeps, accuracy (modified_policy_iteration), memory (anderson),
-        num_blocks, schedule (async).
+      **options: of the method: sweeps, accuracy (modified_policy_iteration), memory (anderson); for async num_blocks,
+        sweeps between full residuals, and a schedule, or a function of max_updates that makes one.
 
     Returns:
       A Solution; `converged` is False where rounding or `max_seconds` stopped it above the tolerance.

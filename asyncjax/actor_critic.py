@@ -126,7 +126,8 @@ def action_head(env: Environment, squash: bool = False) -> tuple[Callable, Calla
     if not isinstance(space, Box) or len(space.shape) > 1:
         raise ValueError(
             f"env={env.name!r} has the action space {space}: an agent acts with one discrete action or one vector of"
-            " real ones. Wrap the environment so that its actions are one of the two."
+            " real ones, a Discrete or a Box of asyncjax.environment. Wrap the environment so that its actions are one"
+            " of the two."
         )
     bounded = np.isfinite(space.low) & np.isfinite(space.high)
     require_bounds(env, squash, bool(bounded.any()))

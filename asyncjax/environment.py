@@ -76,6 +76,8 @@ class Step(NamedTuple):
 class Environment(NamedTuple):
     """An environment: pure functions of one unbatched state. Anything with these fields is one.
 
+    Its spaces are `Discrete`s and `Box`es of this module, `aj.environment`, and a step tells a `Step`.
+
     Attributes:
       name: what errors and run directories call it.
       observation_space: Box, Discrete, or a dict of them.
@@ -85,6 +87,25 @@ class Environment(NamedTuple):
         The state that it returns has the structure, shapes and dtypes of the one from `reset`.
       max_steps: the time limit: an episode is truncated after this many steps and for no other reason;
         None where that is not known.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, numpy as np, asyncjax as aj
+      >>> from asyncjax.environment import Box, Discrete, Environment, Step
+      >>> def observe(x):
+      ...     return x.astype(jnp.float32)[None]
+      >>> def reset(key):  # somewhere left of 0
+      ...     x = -jax.random.randint(key, (), 1, 4, jnp.int32)
+      ...     return x, observe(x)
+      >>> def step(key, x, action):  # left or right, until 0 is reached
+      ...     x = x + 2 * action - 1
+      ...     done, (start, first) = x == 0, reset(key)
+      ...     told = Step(jnp.where(done, first, observe(x)), observe(x), jnp.float32(-1), done, jnp.bool_(False))
+      ...     return jnp.where(done, start, x), told
+      >>> line = Box(np.full(1, -np.inf, np.float32), np.zeros(1, np.float32), (1,), np.dtype(np.float32))
+      >>> env = Environment("walk home", line, Discrete(2), reset, step)
+      >>> result = aj.emulate(aj.a3c(env, num_envs=2), aj.schedules.round_robin(5, 2), jax.random.key(0))
+      >>> result.metrics["loss"].shape
+      (5, 1)
     """
 
     name: str
@@ -158,6 +179,17 @@ def _adapter(package: str) -> ModuleType:
         return importlib.import_module(f"asyncjax.adapters.from_{package}")
     except ImportError as error:
         raise ImportError(f"env='{package}:...' needs {package}: pip install \"asyncjax[envs]\" ({error}).") from error
+
+
+def check_step(name: str, told: Any) -> tuple[PyTree, Step]:
+    """What an environment's `step` returned; raises TypeError unless it is (state, Step)."""
+    if not isinstance(told, tuple) or len(told) != 2 or not all(hasattr(told[1], field) for field in Step._fields):
+        what = f"{len(told)} values" if isinstance(told, tuple) else f"one {type(told).__name__}"
+        raise TypeError(
+            f"env={name!r}: its step returned {what}: return (state, Step(observation, final_observation, reward,"
+            " terminated, truncated)), with Step of asyncjax.environment."
+        )
+    return told
 
 
 def require_discrete_actions(env: Environment, method: str) -> int:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from asyncjax.environment import Environment
+from asyncjax.environment import Environment, check_step
 from asyncjax.method import Metrics, PyTree
 from asyncjax.threefry import drawn
 
@@ -122,7 +122,8 @@ def unroll(
         rollout, cut, sums = state
         noise_t, key_t = xs
         carry, action, extra = drawn(acts, noise_t, rollout.carry, rollout.observation)
-        env_state, outcome = drawn(jax.vmap(env.step), key_t, rollout.env_state, action)
+        told = drawn(jax.vmap(env.step), key_t, rollout.env_state, action)
+        env_state, outcome = check_step(env.name, told)
         reward = outcome.reward.astype(jnp.float32)
         done = outcome.terminated | outcome.truncated
         carry = where(done, initial_carry, carry)

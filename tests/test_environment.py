@@ -14,6 +14,7 @@ from asyncjax.adapters.gymnax_imports import CLASSES, import_class, import_modul
 from asyncjax.environment import Box, Discrete, Environment, make_env
 from asyncjax.networks import MinAtarCNN, actor_critic
 from asyncjax.q_networks import q_network
+from asyncjax.rollout import init_rollout, unroll
 from tests import probes
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -224,6 +225,15 @@ def test_errors_name_the_fix(env, params, error, words):
     with pytest.raises(error) as caught:
         make_env(env, **params)
     assert all(word in str(caught.value) for word in words), caught.value
+
+
+@pytest.mark.parametrize(
+    ("told", "what"), [(lambda x: (x, x, x, x, {}), "5 values"), (lambda x: (x, x), "2 values"), (lambda x: x, "one ")]
+)
+def test_a_step_that_tells_something_else_is_named(told, what):
+    env = probes.constant_value()._replace(step=lambda key, state, action: told(jnp.float32(0)))
+    with pytest.raises(TypeError, match=rf"its step returned {what}.*: return \(state, Step\(observation,"):
+        unroll(env, lambda c, o, key: (c, jnp.int32(0), ()), init_rollout(env, jax.random.key(0), 2), 3)
 
 
 def test_classes_are_those_of_the_ids():

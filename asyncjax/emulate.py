@@ -52,7 +52,8 @@ def emulate(
 
     Inside `jit`, `vmap` and the like the run is one program, without callbacks and without the check for
     finite numbers. The schedule may be traced too; under `jit` say `num_workers` then, as it can not be
-    read off. Derivatives exist forwards (`jax.jvp`), not backwards: the loops end when the plan says so.
+    read off. Forward-mode derivatives (`jax.jvp`) exist; reverse mode does not, as how long the loops run depends on
+    data.
 
     Args:
       method: four pure functions.
@@ -64,7 +65,7 @@ def emulate(
       chunk_size: updates per call of the compiled program. It decides which messages are computed
         together, so only runs with equal chunks are promised to agree bit for bit.
       width: messages computed in one batch; by default chosen for the schedule and the backend.
-        The group size makes it the event-by-event engine. 1 if JAX's default generator is one that draws other
+        `width=group_size` runs event by event. 1 if JAX's default generator is one that draws other
         numbers under `vmap`, as "rbg" does: what is computed together then differs from the run by its definition.
       num_workers: W, by default one more than the largest worker of the schedule.
       num_views: room for views when the schedule is traced under `jit`; by default enough for any

@@ -192,8 +192,8 @@ def create(path: Path) -> None:
     make_directory(path, "run directory", "--run-dir")
     if any(file.name not in _BEFORE_CONFIG for file in path.iterdir()):  # else its run was killed as it began
         raise ValueError(
-            f"The run directory {path} exists and is not empty: continue its run with --resume {path},"
-            " or choose another directory with --run-dir."
+            f"The run directory {path} exists and is not empty: continue its run with --resume {path} (in Python"
+            " resume=True), or choose another directory with --run-dir."
         )
 
 

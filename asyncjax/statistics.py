@@ -128,7 +128,8 @@ def leaves_out_zero(low: np.ndarray, high: np.ndarray, num_seeds: int) -> np.nda
 def paired_difference(x: np.ndarray, y: np.ndarray, *, level: float = 0.95, num_resamples: int = 1000) -> Difference:
     """The difference x - y of two settings whose rows share their random numbers.
 
-    What a seed does to both settings alike cancels, so that far fewer seeds resolve a difference.
+    What a seed does to both settings alike cancels, so that far fewer seeds resolve a difference: its interval then
+    leaves out 0.
 
     Args:
       x: Float[S, ...], one row per seed.

@@ -31,8 +31,9 @@ def one_step_q(
 ) -> Method:
     """Asynchronous one-step Q-learning.
 
-    loss = sum_t (r_t + discount max_a Q(s_{t+1}, a; theta-) - Q(s_t, a_t; theta))^2 / 2, summed over the segment and
-    averaged over environments; the next state of a termination is worth 0, that of a truncation counts.
+    loss = sum_t (r_t + discount Q(s_{t+1}, a*; theta-) - Q(s_t, a_t; theta))^2 / 2, summed over the segment and
+    averaged over environments; the next state of a termination is worth 0, that of a truncation counts. By default
+    a* = argmax_a Q(s_{t+1}, a; theta), double Q-learning; with `double=False` it is argmax_a Q(s_{t+1}, a; theta-).
 
     Args:
       env: an environment with discrete actions, or a gymnax id.
@@ -47,7 +48,7 @@ def one_step_q(
         final value.
       final_epsilon: the same for all workers, in [0, 1]; None draws each worker's from {.1, .01, .5} with {.4, .3, .3}.
       double: value the next state by the target network at the action that the online network prefers, which learns
-        more steadily; False is the equation above, the paper's.
+        more steadily; False is the paper's: at the one that the target network prefers.
       dueling: a state value and advantages in the default network, see `q_networks.QNetwork`.
       max_grad_norm: a worker scales its gradient down to this global norm before sending it; None never does.
       anneal_steps: environment steps of all workers together over which the step size falls linearly to 0; None keeps

@@ -72,7 +72,8 @@ def solve(
         sweeps between full residuals, and a schedule, or a function of max_updates that makes one.
 
     Returns:
-      A Solution; `converged` is False where rounding or `max_seconds` stopped it above the tolerance.
+      A Solution: `values` Float[S], `policy` Int[S], `bound` and `policy_bound` on what they are wrong by, `converged`
+      (False where rounding or `max_seconds` stopped it above the tolerance), and what it cost.
 
     Raises:
       ValueError: a malformed MDP (the sentence names state and action), or a discount that it does not admit.

@@ -131,12 +131,18 @@ def watch(method: Method, names: Sequence[str]) -> Method:
 
     Args:
       method: any; `available(method)` are the names that it has.
-      names: "staleness", Int[T, G]; "parameter_gap", the norm of theta_t - theta_read, Float[T, G]; "step_norm", that
-        of the update, Float[T]; "message_norm", Float[T, G]; "effective_learning_rate", the norm of the update over
-        that of the mean message, Float[T]; "gradient_cosine" and "gradient_norm_ratio", Float[T, G], of the stale
-        gradient and the one of the same data at the newest parameters; "policy_kl", Float[T, G], KL(read policy ||
-        newest) in nats, mean over visited observations: those of whole segments of the first environments, 64 or
-        somewhat more, as all of a large message would cost a third of an update.
+      names: of these, which become metrics:
+
+        - "staleness", Int[T, G]: in updates.
+        - "parameter_gap", Float[T, G]: the norm of theta_t - theta_read.
+        - "step_norm", Float[T]: the norm of the update.
+        - "message_norm", Float[T, G]: the norm of the message, where that is a gradient.
+        - "effective_learning_rate", Float[T]: the norm of the update over that of the mean message.
+        - "gradient_cosine", Float[T, G]: of the stale gradient and that of the same data at the newest parameters.
+        - "gradient_norm_ratio", Float[T, G]: the norm of the first over that of the second.
+        - "policy_kl", Float[T, G]: KL(read policy || newest) in nats, mean over visited observations: those of whole
+          segments of the first environments, 64 or somewhat more, as all of a large message would cost a third of an
+          update.
 
     Returns:
       A Method; with no names the method itself.

@@ -49,9 +49,9 @@ def ratio(log_ratio: jax.Array) -> jax.Array:
 
 def average(x: jax.Array, where: jax.Array | None = None) -> jax.Array:
     """The mean over the entries that count, Float[]; 0 where none does."""
-    if where is None:
+    if where is None and x.size:
         return jnp.mean(x)
-    where = jnp.broadcast_to(where, x.shape)
+    where = jnp.broadcast_to(True if where is None else where, x.shape)
     return jnp.sum(jnp.where(where, x, 0.0)) / jnp.maximum(jnp.sum(where, dtype=x.dtype), 1.0)
 
 

@@ -37,6 +37,7 @@ def test_samples_that_the_policy_forbids_weigh_nothing() -> None:
     log_ratio = jnp.array([-np.inf, 0.0, 0.0, -np.inf])
     assert float(telemetry.ratio_statistics(log_ratio)["effective_sample_size"]) == 0.5
     assert float(telemetry.effective_sample_size(log_ratio[::3])) == 0
+    assert float(telemetry.effective_sample_size(log_ratio[:0])) == 0
 
 
 def test_kl_of_shifted_gaussians() -> None:

@@ -41,9 +41,11 @@ def check_run(
 
 
 def check_host(engine: str) -> None:
-    """Raises ValueError inside a transformation, for an engine that runs on the host."""
+    """Raises ValueError where an engine that runs on the host can not: inside a transformation, or without `jit`."""
     if under_transformation():
         raise ValueError(f"{engine} runs on the host: call it outside jit, vmap and grad, or use emulate inside.")
+    if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+        raise ValueError(f"{engine} calls programs that are compiled beforehand: use emulate under jax.disable_jit().")
 
 
 def initial_state(method: Method, key: jax.Array, num_workers: int) -> State:

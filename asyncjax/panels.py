@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
+    from asyncjax.sweeps import Table
+
 # Okabe and Ito (2008): distinguishable with every common colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 COLUMN = (3.3, 2.3)  # inches, the column of a paper in two columns
@@ -109,24 +111,42 @@ def draw_timeline(axes: Axes, schedule: Schedule, start: float | None = None, st
     axes.set_title(f"colour: staleness 0 (light) to {staleness[seen].max(initial=1)} (dark)", fontsize=7, loc="left")
 
 
+def draw_settings(axes: Axes, table: Table, x: str, value: str) -> list[str]:
+    """A value of a sweep against the setting x: a curve for each choice of the others; returns their labels."""
+    known = table.settings[0] if table.settings else {}
+    if x not in known:
+        raise ValueError(f"x={x!r}: the table's settings have {', '.join(known) or 'no names'}.")
+    middle, low, high = table.interval(value)
+    if middle.ndim > 1:
+        raise ValueError(f"value={value!r} is an array of each run: choose of {', '.join(table.scalars)}.")
+    curves: dict[str, list[int]] = {}
+    for i in range(len(table.settings)):
+        curves.setdefault(table.label(i, without=x), []).append(i)
+    for (label, rows), colour in zip(curves.items(), cycle(len(curves)), strict=True):
+        at: Any = [table.settings[i][x] for i in rows]
+        if all(isinstance(v, (int, float)) for v in at):
+            order = np.argsort(at, kind="stable")
+            at, rows = np.array(at)[order], [rows[i] for i in order]
+        else:
+            at = [v.__name__ if callable(v) else str(v) for v in at]
+        bars = np.maximum([(middle - low)[rows], (high - middle)[rows]], 0)
+        draw_bars(axes, at, middle[rows], bars, colour, label, "o-")
+    return list(curves)
+
+
 def draw_speedup(axes: Axes, workers: np.ndarray, speedup: np.ndarray, colour: str, label: str, style: str) -> None:
     """A curve Float[N]; of several seeds, Float[S, N], the interquartile mean with bars for its 95 % interval."""
     middle, bars = speedup, None
     if speedup.ndim == 2:
         middle, low, high = interquartile_mean(speedup)
         bars = np.maximum([middle - low, high - middle], 0)  # rounding can put an end on the wrong side
-    axes.errorbar(
-        workers,
-        middle,
-        bars,
-        fmt=style,
-        color=colour,
-        label=label,
-        markersize=3,
-        linewidth=1.2,
-        elinewidth=0.8,
-        capsize=1.5,
-    )
+    draw_bars(axes, workers, middle, bars, colour, label, style)
+
+
+def draw_bars(axes: Axes, x: Any, y: np.ndarray, bars: Any, colour: str, label: str, style: str) -> None:
+    """A curve Float[N] with bars, Float[2, N] or None."""
+    look: Any = {"markersize": 3, "linewidth": 1.2, "elinewidth": 0.8, "capsize": 1.5}
+    axes.errorbar(x, y, bars, fmt=style, color=colour, label=label or None, **look)
 
 
 def powers_of_two(axes: Axes) -> None:

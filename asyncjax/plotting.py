@@ -21,6 +21,7 @@ from asyncjax.panels import (
     COLOURS,
     COLUMN,
     cycle,
+    draw_settings,
     draw_speedup,
     draw_staleness,
     draw_staleness_per_worker,
@@ -35,6 +36,8 @@ from asyncjax.statistics import interquartile_mean
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from asyncjax.sweeps import Table
 
 Array = np.ndarray | jax.Array
 RunLike = PathLike | runs.Run
@@ -182,6 +185,39 @@ def speedup_curve(
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.legend(frameon=False, fontsize=7)
+    return figure
+
+
+def setting_curve(table: Table, x: str, value: str = "return") -> Figure:
+    """What a sweep found against one of its settings: interquartile means with 95 % bootstrap bars.
+
+    Args:
+      table: of `sweep`, or of differences, `table.against(...)`.
+      x: a setting's name; numbers in their order.
+      value: one of `table.scalars`.
+
+    Returns:
+      A Figure; each choice of the other settings that vary is a curve.
+
+    Raises:
+      KeyError: a value that the table does not have.
+      ValueError: a setting that it does not have, or a value that is more than one number a run.
+
+    Example:
+      >>> import numpy as np, asyncjax as aj
+      >>> settings = aj.grid(learning_rate=[0.1, 0.2], delay=[0, 4, 16])
+      >>> table = aj.Table(settings, seeds=range(10), values={"loss": np.random.default_rng(0).normal(size=(6, 10))})
+      >>> aj.plotting.setting_curve(table, "delay", "loss").axes[0].get_legend_handles_labels()[1]
+      ['learning_rate=0.1', 'learning_rate=0.2']
+    """
+    figure, axes = new_figure()
+    labels = draw_settings(axes, table, x, value)
+    y = LABELS.get(value, value.replace("_", " "))
+    axes.set_xlabel(x.replace("_", " "))
+    axes.set_ylabel(f"difference in {y}" if table.baseline else y)
+    thousands(axes)
+    if any(labels):
+        name_curves(axes, labels)
     return figure
 
 

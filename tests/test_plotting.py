@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.quiver import Quiver
 
+import asyncjax as aj
 from asyncjax import mdp as mdps
 from asyncjax import panels, plotting, runs, schedules, service
 from asyncjax.method import Chunk, State
@@ -167,6 +168,27 @@ def test_a_timeline_without_times_is_in_updates_and_one_without_jobs_is_refused(
     assert axes.get_xlabel() == "updates since 2; ticks: commits"
     with pytest.raises(ValueError, match=r"start=1e\+06, stop=2e\+06: there is nothing to see; jobs are from 0 to"):
         plotting.worker_timeline(SCHEDULE, start=1e6, stop=2e6)
+
+
+def test_what_a_sweep_found_against_a_setting():
+    """Curves in the order of the setting, and the values of the table's own intervals."""
+    settings = aj.grid(delay=[4, 0, 16], rate=[0.1, 0.2], name=["a"])
+    table = aj.Table(
+        settings, range(10), {"return": np.random.default_rng(0).normal(size=(6, 10)), "x": np.ones((6, 10, 2))}
+    )
+    axes = plotting.setting_curve(table, "delay").axes[0]
+    assert axes.get_legend_handles_labels()[1] == ["rate=0.1", "rate=0.2"]
+    slow: Any = axes.lines[0]
+    middle = table.select(rate=0.1).interval("return")[0]
+    np.testing.assert_array_equal(slow.get_xdata(), [0, 4, 16])
+    np.testing.assert_allclose(slow.get_ydata(), middle[[1, 0, 2]])
+    axes = plotting.setting_curve(table.against(delay=0), "name").axes[0]
+    assert axes.get_ylabel() == "difference in episode return"
+    assert len(axes.get_legend_handles_labels()[1]) == 4
+    with pytest.raises(ValueError, match="x='lag': the table's settings have delay, rate, name"):
+        plotting.setting_curve(table, "lag")
+    with pytest.raises(ValueError, match="value='x' is an array of each run: choose of return"):
+        plotting.setting_curve(table, "delay", "x")
 
 
 def test_curves_that_do_not_overlap_have_no_mean(tmp_path):

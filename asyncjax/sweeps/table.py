@@ -107,9 +107,10 @@ class Table:
         """The first so many settings."""
         return self._rows(list(range(min(count, len(self.settings)))), self.values)
 
-    def label(self, index: int) -> str:
-        """A setting in words: what sets it apart."""
-        return _words({name: self.settings[index][name] for name in self.varied}) if self.varied else ""
+    def label(self, index: int, *, without: str = "") -> str:
+        """A setting in words: what sets it apart, but for this name."""
+        names = [name for name in self.varied if name != without]
+        return _words({name: self.settings[index][name] for name in names}) if names else ""
 
     def interval(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The interquartile mean over seeds and the ends of its 95 % bootstrap interval, each Float[N, ...]."""

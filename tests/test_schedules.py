@@ -177,6 +177,12 @@ def test_jobs_commits_and_restarts_have_random_numbers_of_their_own() -> None:
     np.testing.assert_allclose(np.corrcoef(took), np.eye(3), atol=0.07)
 
 
+def test_a_worker_that_restarts_at_the_moment_of_a_commit_comes_after_it() -> None:
+    """Jobs of 1 and 2 s: at 2 s the first worker is back when the second's update is made, which it reads."""
+    s = from_service_times(aj.service.constant([1.0, 2.0]), 3, 2, KEY, restart=1.0)
+    assert (s.worker.ravel().tolist(), s.read.ravel().tolist()) == ([0, 1, 0], [0, 0, 2])
+
+
 @every_service
 def test_a_barrier_pays_for_the_slowest_and_for_the_commit(service: aj.service.Service) -> None:
     options: dict[str, Any] = {"group_size": WORKERS, "wait": "next_version"}

@@ -195,7 +195,7 @@ def test_closed_loop_momentum_holds_the_total_against_what_asynchrony_adds() -> 
 def test_closed_loop_momentum_clips_what_it_measures(jump: float, measured: float) -> None:
     """Without gradients the ratio is that of two steps: here of `jump` and 1."""
     correction = aj.corrections.closed_loop_momentum(0.1, momentum=0.6, gain=0.25)
-    state = correction.init(jnp.float32(0.0))
+    state: Any = correction.init(jnp.float32(0.0))
     for w in map(jnp.float32, (0.0, 1.0, 1.0 + jump)):
         _, state = correction.update(jnp.float32(0.0), state, w, staleness=0, stale_params=w)
     np.testing.assert_allclose(state.measured, measured, rtol=1e-6)

@@ -230,7 +230,7 @@ def retrace(
       q_tm1: Float[T], Q(s, a) of the action taken.
       v_t: Float[T], E_pi Q(s', .) in the true next state.
       rho_tm1: Float[T], probability of the action taken under the target policy over that under the behaviour.
-      lambda_: in [0, 1], a number or Float[T].
+      lambda_: in [0, 1], a number or Float[T]: like rho, of the action taken, so the first is without effect.
       truncated_t: Bool[T]; where it holds, the correction of later steps is cut.
 
     Returns:

@@ -162,6 +162,25 @@ def test_seeds_share_their_random_numbers_and_nothing_else(table: aj.Table) -> N
     assert len(np.unique(first_losses[0])) == 3
 
 
+def test_a_seed_has_a_key_for_its_run_one_for_its_schedule_and_one_for_its_summary() -> None:
+    keys = [jax.random.key_data(key) for seed in range(3) for key in lanes.keys_of(KEY, seed)]
+    assert len({tuple(np.ravel(key)) for key in keys}) == 9
+
+
+def test_a_setting_has_as_many_workers_as_any_of_its_seeds_names() -> None:
+    """Of two updates by three workers, each drawn: no seed names all, and the first may name the fewest."""
+
+    def drawn(key: jax.Array) -> aj.Schedule:
+        worker = np.asarray(jax.random.randint(key, (2, 1), 0, 3, jnp.int32))
+        return aj.Schedule(worker, np.zeros((2, 1), np.int32))
+
+    named = [drawn(lanes.keys_of(KEY, seed).schedule).num_workers for seed in range(9)]
+    seeds = [named.index(min(named)), named.index(max(named))]
+    assert named[seeds[0]] < named[seeds[1]]
+    table = aj.sweep(quadratic(0.1), drawn, key=KEY, seeds=seeds, progress=False, summarize=everything)
+    assert table["loss"].shape == (1, 2, 2, 1)
+
+
 @pytest.mark.parametrize("batch_size", [1, 4, 7])
 def test_neither_order_nor_batches_matter(table: aj.Table, batch_size: int) -> None:
     reversed_ = small(SETTINGS[::-1], seeds=[2, 1, 0], batch_size=batch_size)
@@ -467,6 +486,30 @@ def test_curves_are_means_over_stretches(points: int, seed: int) -> None:
         expected.append(last)
     np.testing.assert_allclose(summaries.curve(points)(result)["return_curve"], expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(summaries.stretch_ends(12, points)[-1], 12)
+
+
+def test_the_final_part_is_the_nearest_number_of_updates_and_at_least_one() -> None:
+    """0.29 of 100 is 28.999999999999996 in floating point, and 29 updates."""
+    result = aj.Result(None, None, {"loss": jnp.arange(100.0)[:, None]})
+    for fraction, count in ((0.29, 29), (0.001, 1), (1.0, 100)):
+        np.testing.assert_allclose(summaries.final(fraction)(result)["loss"], np.arange(100)[-count:].mean())
+
+
+def test_the_staleness_of_a_run_is_the_mean_over_its_messages() -> None:
+    found = summaries.mean_staleness(jnp.array([[0, 1], [2, 4]]))
+    assert float(found["staleness"]) == 1.75
+
+
+def test_an_evaluation_takes_the_mode_or_samples() -> None:
+    """Of a policy that has not learned the two have different returns."""
+    env = remembered_action(2)._replace(max_steps=2)
+    method = aj.a3c(env, num_envs=1, unroll_length=2)
+    shared = method.init(KEY, 1)[0]
+    result = aj.Result(shared, None, {})
+    for greedy in (True, False):
+        found = summaries.evaluation(env, 7, greedy)(result, method, KEY)["evaluation"]
+        np.testing.assert_allclose(found, aj.evaluate(method, env, shared, KEY, 7, greedy).mean(), rtol=1e-6)
+    assert found != aj.evaluate(method, env, shared, KEY, 7).mean()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

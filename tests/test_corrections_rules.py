@@ -191,6 +191,17 @@ def test_closed_loop_momentum_holds_the_total_against_what_asynchrony_adds() -> 
 # Look-aheads
 
 
+@pytest.mark.parametrize(("jump", "measured"), [(0.5, 0.5), (100.0, 1.0), (-100.0, -1.0)])
+def test_closed_loop_momentum_clips_what_it_measures(jump: float, measured: float) -> None:
+    """Without gradients the ratio is that of two steps: here of `jump` and 1."""
+    correction = aj.corrections.closed_loop_momentum(0.1, momentum=0.6, gain=0.25)
+    state: Any = correction.init(jnp.float32(0.0))
+    for w in map(jnp.float32, (0.0, 1.0, 1.0 + jump)):
+        _, state = correction.update(jnp.float32(0.0), state, w, staleness=0, stale_params=w)
+    np.testing.assert_allclose(state.measured, measured, rtol=1e-6)
+    np.testing.assert_allclose(state.momentum, 0.6 + 0.25 * (0.6 - measured), rtol=1e-6)
+
+
 def test_weight_prediction_is_exact_for_a_constant_gradient() -> None:
     base = aj.sgd(lambda w: 3.0 * w, 0.0, optimizer=optax.sgd(0.125))
     run = corrections.predict_weights(base, horizon=4)

@@ -104,6 +104,26 @@ def test_all_engines_compute_the_definition_in_groups(name: str) -> None:
     check_engines(name, schedule, width=3, chunk_size=64)
 
 
+@pytest.mark.parametrize("name", [*METHODS, "rtdp", "random order"])
+def test_no_random_number_is_drawn_twice(name: str) -> None:
+    """By JAX's own analysis of what `init` and two jobs of a worker do with their keys."""
+    check_key_reuse = pytest.importorskip("jax.experimental.key_reuse._core").check_key_reuse
+    lake = aj.mdp.frozen_lake("4x4")
+    others = {"rtdp": lambda: aj.rtdp(lake, 0.9), "random order": lambda: aj.value_iteration(lake, 0.9, order="random")}
+    run = others[name]() if name in others else method(name)
+
+    def begin(key: jax.Array) -> Any:
+        return run.init(key, 2)
+
+    def two_jobs(view: Any, local: Any) -> Any:
+        return run.work(view, run.work(view, local)[1])
+
+    check_key_reuse(begin, KEY)
+    shared, local = jax.eval_shape(begin, KEY)
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), local)
+    check_key_reuse(two_jobs, jax.eval_shape(run.view, shared), one)
+
+
 def no_view_and_no_private_state() -> aj.Method:
     return aj.Method(
         lambda key, num_workers: (jnp.float32(0), None),

@@ -159,6 +159,20 @@ def test_a_worker_that_stops_and_returns_brings_an_old_message() -> None:
     assert edited.end[late, 0] == 8.0
 
 
+def test_a_job_that_begins_within_a_pause_stands_still_for_the_rest_of_it() -> None:
+    """Jobs of 1 s with 2 s between them: the second begins at 3 s, in a pause from 2 to 10 s, and ends at 11 s."""
+    schedule = schedules.from_service_times(aj.service.constant(1.0), 3, 1, KEY, restart=2.0)
+    edited = faults.pause(schedule, 0, 2.0, 10.0)
+    assert edited.begin is not None
+    np.testing.assert_array_equal(edited.begin.ravel()[:3], [0.0, 3.0, 13.0])
+    np.testing.assert_array_equal(np.asarray(edited.time)[:3], [1.0, 11.0, 14.0])
+
+
+def test_what_is_handed_in_at_the_start_is_lost_and_at_the_stop_no_more() -> None:
+    schedule = schedules.from_service_times(aj.service.constant(1.0), 5, 1, KEY)
+    np.testing.assert_array_equal(np.asarray(faults.drop(schedule, 0, 2.0, 4.0).time), [1.0, 4.0, 5.0])
+
+
 def test_bursts_arrive_together() -> None:
     schedule = schedules.from_service_times(aj.service.exponential(1.0), 60, 5, KEY)
     edited = faults.bursts(schedule, 4.0)

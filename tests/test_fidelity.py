@@ -116,6 +116,21 @@ def test_p_values_are_uniform_under_the_null() -> None:
     assert np.mean(np.array(p) > 0.5) > 0.3
 
 
+def test_a_split_that_is_observed_counts_and_so_do_ties() -> None:
+    """The least p is 1 / (1 + permutations), and of runs that are all alike it is 1."""
+    low, high = [np.zeros(3)] * 12, [np.ones(3)] * 12
+    assert fidelity.compare(low, high, num_permutations=9).p_value == 0.1
+    assert fidelity.compare(low, low, num_permutations=9).p_value == 1.0
+
+
+@pytest.mark.parametrize("discipline", [{"wait": "next_version"}, {"eta": 0}, {"eta": 2}])
+def test_an_update_begins_when_the_last_of_its_messages_is_there_in_whatever_place(discipline: Any) -> None:
+    record = aj.schedules.from_service_times(
+        aj.service.exponential(), 40, 3, jax.random.key(0), group_size=3, commit=0.25, **discipline
+    )
+    np.testing.assert_allclose(fidelity.commit_times(record), 0.25, rtol=1e-9)
+
+
 def test_distance_by_hand() -> None:
     assert fidelity.distance([1, 2, 3, 4], [3, 4, 5, 6]) == 0.5
     assert fidelity.distance([1], [1]) == 0.0

@@ -1,7 +1,7 @@
 """Returns: hand-computed numbers, a naive loop, and the identities between them."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +66,18 @@ def test_vtrace_by_hand():
     np.testing.assert_allclose(out.targets, V_TM1 + np.array([-3.5, -9.0, -23.0, -32.0, -42.0]))
     # min(1, rho) (r + discount (v_t + next error) - v_tm1)
     np.testing.assert_allclose(out.advantages, [1.0 - 4.5, 0.5 * -18.0, -7.0 - 16.0, -32.0, -42.0])
+
+
+def test_each_cap_of_vtrace_is_where_its_equation_has_it():
+    """One step back from a terminal one, with values of 0: the caps of delta, trace and advantage are told apart."""
+    r, discount, zeros, rho = jnp.array([1.0, 1.0]), jnp.array([0.5, 0.0]), jnp.zeros(2), jnp.full(2, 8.0)
+    caps: dict[str, Any] = {"clip_rho": 2.0, "clip_c": 3.0, "clip_pg_rho": 5.0}
+    out = returns.vtrace(r, discount, zeros, zeros, rho, lambda_=0.5, **caps)
+    # The error of the last step is 2; before it 2 + (1/2) (1/2) 3 * 2, and 5 (1 + (1/2) (1/2) 2).
+    np.testing.assert_allclose(out.targets, [2.0 + 1.5, 2.0])
+    np.testing.assert_allclose(out.advantages, [5.0 * 1.5, 5.0])
+    without = returns.vtrace(r, discount, zeros, zeros, rho, lambda_=0.5, **{**caps, "clip_pg_rho": None})
+    np.testing.assert_allclose(without.advantages, [1.5, 1.0])
 
 
 def naive_lambda_returns(r, discount, v, lambda_, truncated):

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import strategies as st
 
 import asyncjax as aj
-from asyncjax.discipline import Wait
+from asyncjax.discipline import Coordinator, Discipline, Wait
 from asyncjax.schedules import check, concatenate, cut, from_service_times, is_realizable, load, save
 from tests.laws import KEY, assert_equal, schedules
 
@@ -168,6 +168,21 @@ def test_exponential_commits_have_the_throughput_and_the_queue_of_machine_repair
     np.testing.assert_allclose((s.time - s.end.ravel()).mean(), num_workers / expected - mean, rtol=0.05)
 
 
+def test_jobs_commits_and_restarts_have_random_numbers_of_their_own() -> None:
+    """One worker's cycle: what its jobs, its updates and its restarts took does not correlate."""
+    unit = aj.service.exponential()
+    s = from_service_times(unit, 4000, 1, KEY, commit=unit, restart=unit)
+    begin, end, time = (np.ravel(x) for x in (s.begin, s.end, s.time))  # type: ignore[arg-type]
+    took = [(end - begin)[:-1], (time - end)[:-1], begin[1:] - time[:-1]]
+    np.testing.assert_allclose(np.corrcoef(took), np.eye(3), atol=0.07)
+
+
+def test_a_worker_that_restarts_at_the_moment_of_a_commit_comes_after_it() -> None:
+    """Jobs of 1 and 2 s: at 2 s the first worker is back when the second's update is made, which it reads."""
+    s = from_service_times(aj.service.constant([1.0, 2.0]), 3, 2, KEY, restart=1.0)
+    assert (s.worker.ravel().tolist(), s.read.ravel().tolist()) == ([0, 1, 0], [0, 0, 2])
+
+
 @every_service
 def test_a_barrier_pays_for_the_slowest_and_for_the_commit(service: aj.service.Service) -> None:
     options: dict[str, Any] = {"group_size": WORKERS, "wait": "next_version"}
@@ -238,6 +253,13 @@ def test_under_eta_jobs_begin_when_admitted_and_are_consumed_in_that_order(
         assert begin[n] == max(free[worker], exists)
         free[worker] = end[n]
     np.testing.assert_array_equal(begin, np.sort(begin))
+
+
+@pytest.mark.parametrize(("eta", "group_size"), [(0, 1), (0, 3), (1, 2)])
+def test_a_run_that_continues_admits_as_many_as_one_that_begins(eta: int, group_size: int) -> None:
+    for version in (0, 10):
+        rule = Coordinator(Discipline(group_size, eta=eta), num_workers=9, version=version)
+        assert sum(map(rule.admit, range(9))) == (eta + 1) * group_size
 
 
 def test_eta_bounds_what_is_stale_without_it() -> None:

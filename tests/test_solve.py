@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import asyncjax as aj
 from asyncjax.mdp import MDP, FunctionMDP
+from asyncjax.solvers.horizon import longest_time
 from asyncjax.solvers.host_model import HostModel
 from asyncjax.solvers.levels import levels, reordered
 from asyncjax.solvers.solution import Certificate, Residual
@@ -400,6 +401,15 @@ def test_asynchronous_runs_have_a_block_for_each_worker():
         aj.solve(mdp, discount, num_blocks=4, **how)
     with pytest.raises(ValueError, match="max_updates=0: give a positive number"):
         aj.solve(mdp, discount, method="async", max_updates=0)
+
+
+@given(seed=st.integers(0, 2**32 - 1), ends=st.sampled_from([0.02, 0.3, 0.9]))
+def test_the_longest_time_is_never_too_short_and_little_too_long(seed, ends):
+    """Episodes end with a chance of `ends` or of twice that, as the action has it: 1 / ends steps at most."""
+    mdp = aj.mdp.garnet(seed, 6, 2, 3)
+    mdp.probability[:] *= 1 - np.array([ends, min(1.0, 2 * ends)])[:, None, None]
+    found = longest_time(mdp, lambda: False)
+    assert (1 - 1e-12) / ends <= found <= 1.02 / ends
 
 
 def test_a_limit_of_time_holds_where_episodes_hardly_ever_end():

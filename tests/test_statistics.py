@@ -19,6 +19,25 @@ def test_interquartile_mean() -> None:
         np.testing.assert_array_equal(value, np.full(3, 7.0))
 
 
+@pytest.mark.parametrize(("num_seeds", "left_out"), [(3, 0), (4, 1), (5, 1), (7, 1), (8, 2), (10, 2), (11, 2)])
+def test_a_quarter_rounded_down_is_left_out_at_each_end(num_seeds: int, left_out: int) -> None:
+    ys = np.random.default_rng(num_seeds).normal(size=num_seeds) ** 3
+    kept = sorted(ys)[left_out : num_seeds - left_out]
+    np.testing.assert_allclose(statistics.middle_half(ys), np.mean(kept))
+
+
+def test_a_sample_of_the_bootstrap_has_as_many_seeds_as_there_are() -> None:
+    """The mean of two draws of 0 and 1 is 1 / 2 half of the time: between the quantiles of 30 and 70 % nothing else."""
+    low, high = statistics.bootstrap_interval(np.array([0.0, 1.0]), np.mean, level=0.4)
+    assert low == high == 0.5
+
+
+def test_an_interval_of_differences_is_of_the_level_that_is_asked_for() -> None:
+    x, y = np.random.default_rng(4).normal(size=(2, 20))
+    found = statistics.paired_difference(x, y, level=0.5, num_resamples=200)
+    assert (found.low, found.high) == statistics.bootstrap_interval(x - y, level=0.5, num_resamples=200)
+
+
 @hypothesis.given(shift=st.floats(-100, 100), scale=st.floats(0.1, 10))
 def test_intervals_move_with_the_data(shift: float, scale: float) -> None:
     ys = np.random.default_rng(0).normal(size=(12, 2))

@@ -20,7 +20,7 @@ NUMBERS = st.lists(st.integers(-128, 128), min_size=6, max_size=6).map(lambda x:
 MASKS = st.lists(st.booleans(), min_size=6, max_size=6).map(np.array)
 
 
-@partial(jax.jit, static_argnames=("name",))
+@partial(jax.jit, static_argnames=("name", "reciprocal"))
 def value_and_gradient(name, log_ratio, advantage, where=None, log_proximal=None, **options):
     if name == "decoupled":
         options["log_proximal"] = log_proximal
@@ -53,6 +53,24 @@ def close(x, y, tolerance=1e-5):
 def test_gradient_weights_by_hand(name, options, weights):
     _, gradient = value_and_gradient(name, jnp.log(RATIOS), ADVANTAGES, **options)
     close(gradient, -np.array(weights, np.float32) * ADVANTAGES / 4)
+
+
+@pytest.mark.parametrize(("reciprocal", "lower"), [(False, 0.8), (True, 1 / 1.2)])
+def test_the_lower_end_of_a_clip_may_be_the_reciprocal_of_the_upper_one(reciprocal, lower):
+    """Just within the ends 1 + 0.2 and 1 - 0.2, or 1 / 1.2, ratios have their weight, just outside none."""
+    r = np.array([lower - 0.01, lower + 0.01, 1.19, 1.21], np.float32)
+    advantage, expected = np.array([-1, -1, 1, 1], np.float32), np.array([0, r[1], -r[2], 0]) / 4
+    _, gradient = value_and_gradient("clipped", jnp.log(r), advantage, reciprocal=reciprocal)
+    close(gradient, expected)
+    log_proximal = jnp.log(jnp.full(4, 3.0))
+    moved = {"log_proximal": log_proximal, "reciprocal": reciprocal}
+    close(value_and_gradient("decoupled", jnp.log(r) + log_proximal, advantage, **moved)[1], 3 * expected)
+
+
+def test_the_weight_of_a_proximal_policy_is_capped_at_100():
+    log_proximal = jnp.log(jnp.array([99.0, 5000.0]))
+    _, gradient = value_and_gradient("decoupled", log_proximal, jnp.array([-1.0, -1.0]), log_proximal=log_proximal)
+    close(gradient, [99 / 2, 100 / 2])
 
 
 @given(NUMBERS)

@@ -105,6 +105,17 @@ def test_where_an_episode_is_broken_off_sarsa_goes_on_from_where_it_came() -> No
     np.testing.assert_allclose(q, [[5.0, 0.0], [0.0, 8.0]], rtol=1e-5)
 
 
+def test_the_error_is_of_the_actions_that_are_available() -> None:
+    """Of the others the reference is minus infinity, and the table has what it began with."""
+    mdp = aj.mdp.from_arrays(np.tile([0.0, 1.0], (2, 2, 1)), [[1.0, -np.inf], [-np.inf, 4.0]])
+    reference = exact_q(mdp, 0.5)
+    assert np.isneginf(reference).sum() == 2
+    run = aj.tabular_q(mdp, 0.5, step_size=1.0, max_steps=1, unroll_length=5, initial_q=7.0, reference=reference)
+    errors = aj.emulate(run, aj.schedules.sequential(100), KEY).metrics["error"]
+    assert errors.max() <= 2.0
+    assert abs(errors[-1]) < 1e-5
+
+
 def test_with_one_action_sarsa_is_q_learning() -> None:
     mdp, schedule = aj.mdp.garnet(0, 5, 1, 2), aj.schedules.round_robin(100, 3)
     results = [aj.emulate(build(mdp, 0.9), schedule, KEY) for build in (aj.tabular_q, aj.tabular_sarsa)]

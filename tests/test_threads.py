@@ -26,7 +26,12 @@ def single_jobs(run: aj.Method) -> aj.Method:
 
 @pytest.mark.parametrize(
     ("discipline", "num_threads"),
-    [*((d, 2) for d in DISCIPLINES if d != "stragglers"), ("asynchronous", 1), ("backup workers", 3)],
+    [
+        *((d, 2) for d in DISCIPLINES if d != "stragglers"),
+        ("asynchronous", 1),
+        ("backup workers", 1),
+        ("backup workers", 3),
+    ],
 )
 def test_a_replay_of_single_jobs_repeats_a_run_whose_threads_carried_several_workers(
     discipline: str, num_threads: int
@@ -64,6 +69,15 @@ def test_a_packed_tree_has_one_vector_for_each_dtype_and_one_for_each_large_leaf
     packed = packer.pack(tree)
     assert {key: x.shape for key, x in packed.items()} == {"int32": (3,), "float32": (5,), "float32:2": tree["c"].shape}
     assert_equal(packer.unpack(packed), tree)
+
+
+def test_a_barrier_s_groups_are_in_the_order_of_the_workers_however_they_arrive() -> None:
+    """The last worker is the quickest; what is recorded is the barrier of the schedules."""
+    service = aj.service.constant([0.03, 0.02, 0.01])
+    options = {"group_size": 3, "wait": "next_version", "service": service}
+    _, schedule = aj.run_threads(method("sgd"), KEY, num_workers=3, num_updates=4, **options)  # type: ignore[arg-type]
+    assert_equal(schedule[:2], aj.schedules.barrier(4, 3)[:2])
+    assert (np.diff(np.asarray(schedule.end), axis=1) < 0).any()
 
 
 def test_one_thread_reads_once_for_all_its_workers_and_then_applies_their_messages_in_order() -> None:

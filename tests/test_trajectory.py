@@ -115,6 +115,48 @@ def test_stale_impala_is_vtrace_written_out():
     jax.tree.map(close, step, jax.jit(jax.grad(loss))(newer))
 
 
+@pytest.mark.parametrize(("surrogate", "vtrace"), [("clipped", False), ("clipped", True), ("decoupled", True)])
+def test_stale_ppo_is_its_equations_written_out(surrogate, vtrace):
+    """The first step: pi is prox there. Advantages are V-trace's or ignore the staleness, and are normalized."""
+    options = {"surrogate": surrogate, "vtrace": vtrace, "clip": 0.5}
+    options |= {"discount": 0.9, "gae_lambda": 0.8, "entropy_cost": 0.03, "value_cost": 0.4}
+    method = ppo(CUT, **options, **{**WHOLE_BATCH, "normalize_advantages": True}, **{**SGD, "num_envs": 16})
+    shared, (message,) = messages_of(method, 1)
+    newer = jax.tree.map(
+        lambda x: x + 2.0 * jnp.sin(7.0 * jnp.arange(x.size, dtype=x.dtype).reshape(x.shape)), shared.params
+    )
+    rows = as_rows(stacked([message]))
+
+    def targets(row, v, v_bootstrap, rho):
+        discount_t, v_t = returns.discounts(row.terminated, 0.9), next_values(v, v_bootstrap, row.truncated)
+        return returns.vtrace(
+            row.reward, discount_t, v, v_t, rho, lambda_=0.8, truncated_t=row.truncated, clip_pg_rho=None
+        )
+
+    def loss(params):
+        see = jax.vmap(jax.vmap(functools.partial(heads, params)))
+        (logits, value), (_, v_bootstrap) = see(rows.observation), see(rows.bootstrap_observation)
+        log_pi = jax.nn.log_softmax(logits)
+        log_p = jnp.take_along_axis(log_pi, rows.action[..., None], -1)[..., 0]
+        ratio = jnp.exp(log_p - rows.extra)
+        rho = ratio if vtrace else jnp.ones_like(ratio)
+        vs = jax.lax.stop_gradient(jax.vmap(targets)(rows, value, v_bootstrap, rho))
+        advantage = (vs.advantages - vs.advantages.mean()) / vs.advantages.std()
+        if surrogate == "clipped":
+            gain = jnp.minimum(ratio * advantage, jnp.clip(ratio, 0.5, 1.5) * advantage)
+        else:
+            gain = ratio * advantage
+        total = -gain.mean() + 0.4 * 0.5 * jnp.square(vs.targets - value).mean()
+        return total + 0.03 * jnp.sum(jnp.exp(log_pi) * log_pi, -1).mean(), ratio
+
+    expected, ratio = jax.jit(jax.grad(loss, has_aux=True))(newer)
+    outside = np.abs(ratio - 1) > 0.5
+    assert 0 < outside.mean() < 1
+    after, metrics = updated(method, shared._replace(params=newer), [message], [3])
+    jax.tree.map(close, jax.tree.map(lambda a, b: a - b, newer, after.params), expected)
+    close(metrics["clip_fraction"], outside.mean() if surrogate == "clipped" else 0.0)
+
+
 def test_every_surrogate_is_the_same_update_when_fresh():
     steps = {}
     for name in SurrogateName.__args__:
@@ -130,14 +172,26 @@ def test_every_surrogate_is_the_same_update_when_fresh():
     [(impala, "truncated", {"clip_pg_rho": 0.5}), (ppo, "clipped", {"clip": 0.0}), (ppo, "decoupled", {"clip": 0.0})],
 )
 def test_a_surrogate_is_the_same_by_its_name_and_as_a_function(build, name, options):
-    programs = []
-    for surrogate in (name, getattr(surrogates, name)):
-        method = build(CUT, surrogate=surrogate, **options, **SGD, **(WHOLE_BATCH if build is ppo else {}))
-        shared, local = jax.eval_shape(lambda key, m=method: m.init(key, 1), jax.random.key(0))
-        message, _, _ = jax.eval_shape(jax.vmap(method.work, (None, 0)), shared.params, local)
-        stale = Stale(stacked_shapes(shared.params), jax.ShapeDtypeStruct((1,), jnp.int32))
-        programs.append(str(jax.make_jaxpr(method.apply)(shared, message, stale)))
-    assert programs[0] == programs[1]
+    sized = {**options, **SGD, **(WHOLE_BATCH if build is ppo else {})}
+    assert program(build(CUT, surrogate=name, **sized)) == program(
+        build(CUT, surrogate=getattr(surrogates, name), **sized)
+    )
+
+
+def test_the_clip_of_ppo_is_that_of_its_surrogate():
+    sized = {**SGD, **WHOLE_BATCH}
+    by_hand = functools.partial(surrogates.clipped, clip=0.3, reciprocal=True)
+    named = program(ppo(CUT, surrogate="clipped", clip=0.3, reciprocal_clip=True, **sized))
+    assert named == program(ppo(CUT, surrogate=by_hand, clip=0.3, **sized))
+    assert named != program(ppo(CUT, surrogate="clipped", clip=0.3, **sized))
+
+
+def program(method):
+    """What an update of one message computes, in words."""
+    shared, local = jax.eval_shape(lambda key: method.init(key, 1), jax.random.key(0))
+    message, _, _ = jax.eval_shape(jax.vmap(method.work, (None, 0)), shared.params, local)
+    stale = Stale(stacked_shapes(shared.params), jax.ShapeDtypeStruct((1,), jnp.int32))
+    return str(jax.make_jaxpr(method.apply)(shared, message, stale))
 
 
 def stacked_shapes(tree):

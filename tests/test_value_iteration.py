@@ -282,6 +282,26 @@ def test_rewards_and_discounts_may_be_swept(build: Any) -> None:
         np.testing.assert_allclose(values, exact, atol=1e-4)
 
 
+@pytest.mark.parametrize("shift", [-3.0, 0.0, 3.0])
+def test_rtdp_begins_with_values_that_are_nowhere_too_small(shift: float) -> None:
+    """Where all rewards are negative an episode's end may be worth more than any that goes on for ever."""
+    mdp = aj.mdp.garnet(1, 6, 2, 3)
+    mdp = mdp._replace(reward=mdp.reward - mdp.reward.mean() + shift)
+    mdp.probability[:, :, 3] = 0.0
+    first = aj.rtdp(mdp, 0.9).init(KEY, 2)[0].values
+    assert np.all(np.asarray(first) >= aj.mdp.exact_values(mdp, 0.9) - 1e-5)
+
+
+def test_the_states_of_largest_residual_are_different_ones_though_a_small_block_repeats_its_last() -> None:
+    """Of five states two workers own two and three; the last of the two is the more urgent one."""
+    mdp = aj.mdp.from_arrays(np.eye(5)[None], [[1.0, 2.0, 3.0, 0.0, 0.0]])
+    run = aj.value_iteration(mdp, 0.5, block_size=2, order="largest")
+    shared, owners = run.init(KEY, 2)
+    for worker, expected in ((0, [0, 1]), (1, [2, 3])):
+        block, _, _ = run.work(run.view(shared), jax.tree.map(lambda x, w=worker: x[w], owners))
+        assert sorted(np.asarray(block.states).tolist()) == expected
+
+
 def test_rtdp_is_right_where_an_optimal_policy_goes_and_nowhere_else() -> None:
     """From the middle of a grid to a goal at the right end of its row: states on the left are never needed."""
     mdp, discount = aj.mdp.grid_world(["......G"], slip=0.0, step_reward=-1.0), 0.9

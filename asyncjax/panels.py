@@ -127,10 +127,11 @@ def draw_settings(axes: Axes, table: Table, x: str, value: str) -> list[str]:
         if all(isinstance(v, (int, float)) for v in at):
             order = np.argsort(at, kind="stable")
             at, rows = np.array(at)[order], [rows[i] for i in order]
+            axes.fill_between(at, low[rows], high[rows], color=colour, alpha=0.2, linewidth=0)
+            draw_bars(axes, at, middle[rows], None, colour, label, "o-")
         else:
-            at = [v.__name__ if callable(v) else str(v) for v in at]
-        bars = np.maximum([(middle - low)[rows], (high - middle)[rows]], 0)
-        draw_bars(axes, at, middle[rows], bars, colour, label, "o-")
+            bars = np.maximum([(middle - low)[rows], (high - middle)[rows]], 0)
+            draw_bars(axes, [getattr(v, "__name__", str(v)) for v in at], middle[rows], bars, colour, label, "o")
     return list(curves)
 
 

@@ -189,11 +189,11 @@ def speedup_curve(
 
 
 def setting_curve(table: Table, x: str, value: str = "return") -> Figure:
-    """What a sweep found against one of its settings: interquartile means with 95 % bootstrap bars.
+    """What a sweep found against one of its settings: interquartile means with 95 % bootstrap bands.
 
     Args:
       table: of `sweep`, or of differences, `table.against(...)`.
-      x: a setting's name; numbers in their order.
+      x: a setting's name; numbers in their order, of other values bars take the place of bands.
       value: one of `table.scalars`.
 
     Returns:
@@ -217,7 +217,7 @@ def setting_curve(table: Table, x: str, value: str = "return") -> Figure:
     axes.set_ylabel(f"difference in {y}" if table.baseline else y)
     thousands(axes)
     if any(labels):
-        name_curves(axes, labels)
+        name_curves(axes, labels, below=True)
     return figure
 
 
@@ -372,7 +372,8 @@ def draw_curves(axes: Axes, curves: Curve | Mapping[str, Curve], metric: str, x:
             window = max(1, ys.shape[1] // 20)
             middle = running_mean(ys[0], window)
             axes.plot(xs, ys[0], color=colour, alpha=0.3, linewidth=0.7)
-            label = label or (f"mean of {window} points" if window > 1 else "")
+            smoothed = f"mean of {window} points" if window > 1 else ""
+            label = ", ".join(filter(None, (label, smoothed)))
         else:
             middle, low, high = interquartile_mean(ys)
             axes.fill_between(xs, low, high, color=colour, alpha=0.25, linewidth=0)
@@ -392,9 +393,9 @@ def draw_curves(axes: Axes, curves: Curve | Mapping[str, Curve], metric: str, x:
         name_curves(axes, labels)
 
 
-def name_curves(axes: Axes, labels: Sequence[str]) -> None:
-    """The legend: among the curves where they leave room for it, else below them, on paper of its own."""
-    if len(labels) * max(map(len, labels)) <= 120:
+def name_curves(axes: Axes, labels: Sequence[str], below: bool = False) -> None:
+    """The legend: among the curves where they leave room for it, else `below` them, on paper of its own."""
+    if not below and len(labels) * max(map(len, labels)) <= 120:
         axes.legend(frameon=False, fontsize=7)
         return
     figure = axes.get_figure(root=True)

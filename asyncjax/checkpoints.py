@@ -43,7 +43,7 @@ class Checkpoints:
 
         Raises:
           OSError: it can not be written, as where the disk is full.
-          ValueError: two arrays of the state have one name, as those of the keys "a.b" and of "b" in "a".
+          ValueError: two arrays of the state share a name, as those of the keys "a.b" and of "b" in "a".
         """
         import orbax.checkpoint as ocp
 
@@ -53,8 +53,8 @@ class Checkpoints:
         names = leaf_types(tree)
         if len(names) < len(jax.tree.leaves(tree)):
             raise ValueError(
-                f"Several arrays of the state have one name among {sorted(names)}, where a dot may be in a key or"
-                " between two: use keys without dots."
+                f"Several arrays of the state share a name among {sorted(names)}, as a dot in a key looks like nesting:"
+                " use keys without dots."
             )
         meta = {"versions": [int(v) for v in state.views], "time": float(state.time), "leaves": names}
         args = ocp.args.Composite(tree=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))

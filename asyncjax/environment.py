@@ -76,7 +76,7 @@ class Step(NamedTuple):
 class Environment(NamedTuple):
     """An environment: pure functions of one unbatched state. Anything with these fields is one.
 
-    Its spaces are `Discrete`s and `Box`es of this module, `aj.environment`, and a step tells a `Step`.
+    Its spaces are `Discrete`s and `Box`es of this module, `aj.environment`, and a step returns a `Step`.
 
     Attributes:
       name: what errors and run directories call it.
@@ -183,13 +183,14 @@ def _adapter(package: str) -> ModuleType:
 
 def check_step(name: str, told: Any) -> tuple[PyTree, Step]:
     """What an environment's `step` returned; raises TypeError unless it is (state, Step)."""
-    if not isinstance(told, tuple) or len(told) != 2 or not all(hasattr(told[1], field) for field in Step._fields):
-        what = f"{len(told)} values" if isinstance(told, tuple) else f"one {type(told).__name__}"
+    pair = isinstance(told, (tuple, list))
+    if not pair or len(told) != 2 or not all(hasattr(told[1], field) for field in Step._fields):
+        what = f"({', '.join(type(x).__name__ for x in told)})" if pair else f"one {type(told).__name__}"
         raise TypeError(
             f"env={name!r}: its step returned {what}: return (state, Step(observation, final_observation, reward,"
             " terminated, truncated)), with Step of asyncjax.environment."
         )
-    return told
+    return told[0], told[1]
 
 
 def require_discrete_actions(env: Environment, method: str) -> int:

@@ -119,20 +119,23 @@ def draw_settings(axes: Axes, table: Table, x: str, value: str) -> list[str]:
     middle, low, high = table.interval(value)
     if middle.ndim > 1:
         raise ValueError(f"value={value!r} is an array of each run: choose of {', '.join(table.scalars)}.")
-    curves: dict[str, list[int]] = {}
-    for i in range(len(table.settings)):
-        curves.setdefault(table.label(i, without=x), []).append(i)
-    for (label, rows), colour in zip(curves.items(), cycle(len(curves)), strict=True):
+    curves: dict[frozenset, list[int]] = {}
+    for i, setting in enumerate(table.settings):
+        curves.setdefault(frozenset(setting.items() - {(x, setting[x])}), []).append(i)
+    labels = [table.label(rows[0], without=x) for rows in curves.values()]
+    for rows, label, colour in zip(curves.values(), labels, cycle(len(curves)), strict=True):
         at: Any = [table.settings[i][x] for i in rows]
-        if all(isinstance(v, (int, float)) for v in at):
+        numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in at)
+        if numbers and len(at) > 1:  # else a band would have no width
             order = np.argsort(at, kind="stable")
             at, rows = np.array(at)[order], [rows[i] for i in order]
             axes.fill_between(at, low[rows], high[rows], color=colour, alpha=0.2, linewidth=0)
             draw_bars(axes, at, middle[rows], None, colour, label, "o-")
         else:
             bars = np.maximum([(middle - low)[rows], (high - middle)[rows]], 0)
-            draw_bars(axes, [getattr(v, "__name__", str(v)) for v in at], middle[rows], bars, colour, label, "o")
-    return list(curves)
+            at = at if numbers else [getattr(v, "__name__", str(v)) for v in at]
+            draw_bars(axes, at, middle[rows], bars, colour, label, "o")
+    return labels
 
 
 def draw_speedup(axes: Axes, workers: np.ndarray, speedup: np.ndarray, colour: str, label: str, style: str) -> None:

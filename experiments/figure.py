@@ -24,7 +24,7 @@ from asyncjax.statistics import bootstrap_interval, middle_half
 from train import exit_code, prepare_jax
 
 Arrays = dict[str, np.ndarray]
-WHERE = ("results", "quick", "redraw", "compilation_cache", "keep")  # of which what is found does not depend
+WHERE = ("results", "quick", "redraw", "reuse", "compilation_cache", "keep")  # of which what is found does not depend
 ACTION_VALUES = ("one_step_q", "one_step_sarsa", "n_step_q")
 
 
@@ -126,7 +126,12 @@ def command(
         files.replace_arrays(data, arrays, compressed=True)
     with np.load(data) as file:
         arrays = dict(file)
-    plot(arrays).savefig(picture)
+    try:
+        plot(arrays).savefig(picture)
+    except KeyError as error:
+        if not args.redraw:
+            raise
+        raise ValueError(f"{data} has no {error}: an earlier version wrote it; run without --redraw.") from error
     print(f"{report(arrays)}\n\n{picture}, {arrays['seconds']:.0f} s with compiling")
     return arrays
 

@@ -321,6 +321,9 @@ def test_functions_as_values_are_known_by_their_names(tmp_path: Path, monkeypatc
     table.save(tmp_path / "table.csv")
     assert "\nsgd,0," in (tmp_path / "table.csv").read_text().replace("\r", "")
     assert store.lasting(optax.sgd) == "optax._src.alias.sgd"
+    for other in (optax.inject_hyperparams(optax.sgd), "abc".upper, Steep(1.0).__call__):  # with the names of others
+        with pytest.raises(ValueError, match="has no name by which a directory"):
+            store.lasting(other)
     no_name = lambda rate: optax.sgd(rate)  # noqa: E731
     np.testing.assert_array_equal(tuned(no_name, directory=None)["loss"], table["loss"])
     monkeypatch.setattr(lanes.LaneProgram, "__call__", lambda *_: pytest.fail("everything is there already"))
@@ -363,6 +366,7 @@ def test_sweeps_that_share_a_directory_keep_each_other_s_batches(tmp_path: Path)
     one, other = store.Store(tmp_path, key), store.Store(tmp_path, key)
     one.add([({"delay": 1}, 0)], {"loss": half})
     other.add([({"delay": 2}, 0)], {"loss": half})
+    assert sorted(path.name[:11] for path in tmp_path.glob("*.npz")) == ["batch-00000"] * 2
     table = store.Store(tmp_path, key).table([{"delay": 1}, {"delay": 2}], [0])
     np.testing.assert_array_equal(table["loss"], np.ones((2, 1), np.float32), strict=True)
 

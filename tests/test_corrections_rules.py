@@ -332,7 +332,9 @@ def test_missing_arguments() -> None:
     correction, state = corrections.delay_compensation(), optax.EmptyState()
     with pytest.raises(ValueError, match="needs stale_params, and none are given: use it where messages are gradients"):
         correction.update(GRADIENT, state, PARAMS, staleness=jnp.int32(1))
-    with pytest.raises(ValueError, match="called without staleness=: use it in a method"):
+    with pytest.raises(
+        ValueError, match="called without staleness=, which a private optimizer does not know: put it into a shared one"
+    ):
         optax.chain(corrections.scale_by_staleness(), optax.sgd(0.1)).update(GRADIENT, (state, state))
     with pytest.raises(ValueError, match="needs effective_sample_size, and none is given"):
         corrections.scale_by_effective_sample_size().update(GRADIENT, state)

@@ -140,6 +140,9 @@ def test_the_command_keeps_what_redraw_draws_again(tmp_path: Path, capsys: pytes
     with pytest.raises(ValueError, match="hidden is 32 there and 8 here"):
         figure.command("name", figure.dataclasses.replace(more, hidden=8), {}, run, plot, report)
     assert [args.seeds for args in runs] == [3, 4]
+    np.savez(tmp_path / "new" / "name.npz", seconds=1.0)
+    with pytest.raises(ValueError, match=r"has no 'value': an earlier version wrote it; run without --redraw"):
+        figure.command("name", figure.dataclasses.replace(args, redraw=True), {}, run, plot, report)
     figure.command("name", figure.Common(results=tmp_path, quick=True), {"seeds": 1}, run, plot, report)
     assert runs[-1].seeds == 1
     assert (tmp_path / "name-quick.npz").exists()

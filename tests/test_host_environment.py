@@ -131,6 +131,11 @@ def test_a_time_limit_may_be_denied():
 
     assert make_env(cart_pole).max_steps == 500
     assert make_env(cart_pole, max_steps=None).max_steps is None
+    with pytest.raises(TypeError, match="unexpected keyword argument 'max_steps'"):
+        make_env(cart_pole, max_steps=100)  # which would not be applied
+    given = []
+    make_env(lambda **options: given.append(options) or cart_pole(), max_steps=None)
+    assert given[0] == {"max_steps": None}  # a function that takes all decides
     assert make_env("gymnasium:CartPole-v1", max_steps=None).max_steps is None
     assert make_env("gymnasium:CartPole-v1", max_episode_steps=-1).max_steps is None  # gymnasium's own way to say so
 

@@ -185,6 +185,12 @@ def test_what_a_sweep_found_against_a_setting():
     axes = plotting.setting_curve(table.against(delay=0), "name").axes[0]
     assert axes.get_ylabel() == "difference in episode return"
     assert len(axes.get_legend_handles_labels()[1]) == 4
+    alike = aj.Table(aj.grid(rate=[1.00001e-3, 1.00002e-3], delay=[0, 4]), range(10), {"return": np.ones((4, 10))})
+    assert len(plotting.setting_curve(alike, "delay").axes[0].lines) == 2
+    bars = plotting.setting_curve(aj.Table(aj.grid(double=[True, False]), [0, 1], {"x": np.eye(2)}), "double", "x")
+    assert [text.get_text() for text in bars.axes[0].get_xticklabels()] == ["True", "False"]
+    container: Any = bars.axes[0].containers[0]
+    assert len(container.lines[2]) == 1  # bars
     with pytest.raises(ValueError, match="x='lag': the table's settings have delay, rate, name"):
         plotting.setting_curve(table, "lag")
     with pytest.raises(ValueError, match="value='x' is an array of each run: choose of return"):

@@ -353,7 +353,7 @@ def test_what_does_not_continue_the_directory_is_refused(tmp_path):
 def test_a_checkpoint_takes_no_array_for_another(tmp_path):
     """Orbax joins the keys of dictionaries by dots."""
     shared = {"a.b": jnp.zeros(2), "a": {"b": jnp.ones(2)}}
-    with pytest.raises(ValueError, match=r"have one name among .*use keys without dots"):
+    with pytest.raises(ValueError, match=r"share a name among .*use keys without dots"):
         Checkpoints(tmp_path).save(State(1, shared, jnp.zeros((2, 1))))
 
 

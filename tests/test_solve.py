@@ -382,8 +382,10 @@ def test_asynchronous_runs_count_what_they_do():
     together = aj.solve(mdp, 0.95, schedule=lambda n: aj.schedules.barrier(n, 4), **how)
     same = aj.solve(mdp, 0.95, schedule=aj.schedules.barrier(16, 4), **how)
     np.testing.assert_array_equal(same.values, together.values)
-    with pytest.raises(TypeError, match="schedule='barrier' is no function"):
+    with pytest.raises(TypeError, match="schedule='barrier': give a Schedule, or a function"):
         aj.solve(mdp, 0.95, schedule="barrier", **how)
+    with pytest.raises(ValueError, match="schedule has no updates"):
+        aj.solve(mdp, 0.95, schedule=aj.schedules.barrier(0, 4), **how)
     residuals = 2  # after 8 updates and after 16
     assert turns.sweeps == 16 // 4 + residuals
     assert together.sweeps == 16 + residuals

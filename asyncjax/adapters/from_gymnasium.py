@@ -65,12 +65,12 @@ def from_constructor(function: Callable[..., Any], params: dict[str, Any]) -> En
 
     Args:
       function: with `params` it makes one environment.
-      params: its arguments; where it has none of this name also `max_steps`, see `from_id`.
+      params: its arguments; where it takes no other argument of this name also `max_steps=None`, see `from_id`.
     """
     params = dict(params)
-    limit: Any = ...
-    if "max_steps" in params and "max_steps" not in inspect.signature(function).parameters:
-        limit = params.pop("max_steps")
+    denied = params.get("max_steps", ...) is None and not _takes(function, "max_steps")
+    if denied:
+        del params["max_steps"]
     construct = functools.partial(function, **params)
 
     def make(num_envs: int) -> Any:
@@ -79,7 +79,13 @@ def from_constructor(function: Callable[..., Any], params: dict[str, Any]) -> En
     one = construct()
     if not isinstance(one, gymnasium.Env):
         raise TypeError(f"env={function!r} made {one!r}, which is no gymnasium.Env: give a function that makes one.")
-    return from_vector(str(one), make, one, getattr(one.spec, "max_episode_steps", None) if limit is ... else limit)
+    return from_vector(str(one), make, one, None if denied else getattr(one.spec, "max_episode_steps", None))
+
+
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function has an argument of this name, as those do that take any."""
+    parameters = inspect.signature(function).parameters.values()
+    return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def from_vector(name: str, make: Callable[[int], Any], one: Any, max_steps: int | None = None) -> Environment:

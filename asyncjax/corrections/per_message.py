@@ -91,12 +91,12 @@ def per_message(
 
 
 def check_staleness(name: str, staleness: Any) -> None:
-    """Raises ValueError where a correction does not get to know how stale the message is."""
+    """Raises ValueError where a correction is not told how stale the message is."""
     if staleness is None:
         raise ValueError(
-            f"{name} was called without staleness=: use it in a method of asyncjax, where the optimizer is private as"
-            f" correction={name}(...), or pass the updates applied between the read and now to"
-            " update(..., staleness=...)."
+            f"{name} was called without staleness=, which a private optimizer does not know: put it into a shared one,"
+            f" or, unless it is a whole optimizer, pass it as correction={name}(...). Outside of a method pass the"
+            " updates applied between the read and now to update(..., staleness=...)."
         )
 
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from asyncjax import schedules
-from asyncjax.checks import check_counts, check_function, given
+from asyncjax.checks import check_counts, given
 from asyncjax.emulate import emulate
 from asyncjax.method import Chunk
 from asyncjax.methods.value_iteration import value_iteration
@@ -48,8 +48,13 @@ def asynchronous(
     """
     check_counts(sweeps=sweeps, max_updates=max_updates, **given(num_blocks=num_blocks))
     in_turn = partial(schedules.round_robin, num_workers=min(num_blocks or 8, model.num_states))
-    check_function(schedule=None if isinstance(schedule, Schedule) else schedule)
+    if not (schedule is None or isinstance(schedule, Schedule) or callable(schedule)):
+        raise TypeError(
+            f"schedule={schedule!r}: give a Schedule, or a function of the number of updates that makes one."
+        )
     plan = schedule if isinstance(schedule, Schedule) else (schedule or in_turn)(max_updates)
+    if not plan.num_updates:
+        raise ValueError("schedule has no updates: nothing would be certified; give one update or more.")
     num_blocks = min(num_blocks or plan.num_workers, model.num_states)
     method = value_iteration(model.mdp, model.discount, num_blocks=num_blocks, initial_values=model.finish(values))
     residual = None

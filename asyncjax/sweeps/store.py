@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import sys
+import uuid
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +30,7 @@ class Store:
 
     def __init__(self, directory: str | Path | None, key: jax.Array) -> None:
         self._values: dict[tuple[Any, int], dict[str, np.ndarray]] = {}
-        self.next_number = 0  # of a batch's file
+        self.num_batches = 0
         self.directory = None if directory is None else Path(directory)
         if self.directory is None:
             return
@@ -41,6 +44,7 @@ class Store:
             except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
                 raise ValueError(f"{file} is damaged: delete it, and its runs are computed again.") from error
             self._keep(runs, values)
+            self.num_batches += 1
 
     def __contains__(self, run: Run) -> bool:
         return self._identity(*run) in self._values
@@ -54,9 +58,10 @@ class Store:
         self._keep(identities, values)
         if self.directory is not None:
             arrays = {f"value/{name}": x for name, x in values.items()}
-            while (path := self.directory / f"batch-{self.next_number:05d}.npz").exists():
-                self.next_number += 1  # of another sweep that runs beside this one
+            # A name that no other sweep takes which writes into the directory at the same time.
+            path = self.directory / f"batch-{self.num_batches:05d}-{uuid.uuid4().hex[:8]}.npz"
             files.replace_arrays(path, {"runs": json.dumps(identities), **arrays})
+            self.num_batches += 1
 
     def table(self, settings: Sequence[Setting], seeds: Sequence[int]) -> Table:
         """The values of these settings and seeds, all of which must be there."""
@@ -101,13 +106,20 @@ def lasting(value: Any) -> str:
         return repr(value)
     if type(value) is tuple:
         return f"({', '.join(map(lasting, value))}{',' * (len(value) == 1)})"
-    name = getattr(value, "__qualname__", "<")
-    if "<" in name:  # a lambda, what another function made, or an object
+    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
+    if _imported(module, name) is not value:  # a lambda, what another function made, or an object
         raise ValueError(
             f"The setting's value {value!r} has no name by which a directory could know it again: give a name, such as"
             ' "adam", and look it up where it is used, or sweep without a directory.'
         )
-    return f"{value.__module__}.{name}"
+    return f"{module}.{name}"
+
+
+def _imported(module: str | None, name: str) -> Any:
+    try:
+        return functools.reduce(getattr, name.split("."), sys.modules[module or ""])
+    except (AttributeError, KeyError):
+        return None
 
 
 def _array(name: str, runs: list[list[dict[str, np.ndarray]]]) -> np.ndarray:

@@ -131,6 +131,7 @@ def parse(argv: list[str], description: str | None) -> tuple[Config, Path, bool]
     import tyro
 
     if any(word.split("=")[0] == "--resume" for word in argv):
+        _check_resume(argv)
         resume = tyro.cli(Resume, args=argv, prog="train.py")
         recorded = runs.load(resume.resume).config
         of_method = commandline.options(commandline.factories()[recorded["method"]])
@@ -154,6 +155,19 @@ def parse(argv: list[str], description: str | None) -> tuple[Config, Path, bool]
     stamp = time.strftime("%Y%m%d-%H%M%S")
     path = Path("runs") / f"{config['env']}-{config['method']}-{config['engine']}-{config['seed']}-{stamp}"
     return config, Path(config.pop("run_dir") or path), False
+
+
+def _check_resume(argv: list[str]) -> None:
+    """Raises ValueError for what a run that is continued takes from its directory."""
+    options = {word.split("=")[0].replace("_", "-") for word in argv if word.startswith("--")}
+    others = [argv[0]] * (argv[0] in commandline.factories()) + sorted(
+        options - {"--resume", "--total-steps", "--help"}
+    )
+    if others:
+        raise ValueError(
+            f"{others[0]}: --resume takes the method and its options from the run directory; only --total-steps goes"
+            " with it."
+        )
 
 
 def configuration(method: str, values: dict[str, Any]) -> Config:

@@ -24,6 +24,13 @@ def descent(rate: float = 0.1) -> aj.Method:
     return aj.sgd(lambda w: 0.5 * w**2, 1.0, optimizer=optax.sgd(rate))
 
 
+def bare() -> aj.Method:
+    """Its loss tells no metrics."""
+    loss: Any = lambda w, x: w * x  # noqa: E731
+    sgd = optax.sgd(0.1)
+    return aj.gradient_method(lambda key: jnp.float32(0), lambda key: key, lambda w, key: (w, key, {}), loss, sgd)
+
+
 def sweep(method: Any = descent, settings: Any = ({},), **options: Any) -> aj.Table:
     return aj.sweep(method, ROUND, settings, key=KEY, **options)
 
@@ -54,6 +61,9 @@ CALLS: dict[str, list[tuple[Callable[[], Any], str]]] = {
         (lambda: aj.a3c(ENV, discount=jnp.ones(2)), "discount=.*: give a number"),
         (lambda: aj.n_step_q(ENV, target_period=2.5), "target_period=2.5: give a whole number"),  # type: ignore[arg-type]
         (lambda: aj.n_step_q(ENV, target_period=2**31), "target_period=2147483648: give a whole number of at least"),
+    ],
+    "methods": [
+        (lambda: aj.emulate(bare(), ROUND, KEY), r"loss returned one \w+: return \(loss, metrics\)"),
     ],
     "corrections": [
         (lambda: aj.corrections.scale_by_staleness(None), "power=None: give a number"),  # type: ignore[arg-type]

@@ -244,6 +244,8 @@ def test_ctrl_c_on_threads_leaves_a_checkpoint_to_resume(tmp_path):
         ("--service-mean 0.5", "service_mean=0.5 would have no effect: workers sleep only with --service; give"),
         ("--schedule missing.npz", "use --engine emulate or replay"),
         ("--resume nowhere", "nowhere holds no run"),
+        ("a3c --resume nowhere", "a3c: --resume takes the method and its options from the run directory"),
+        ("--resume nowhere --total-steps 9 --seed=3", "--seed: --resume takes the method and its options"),
         (f"{GYMNASIUM} --engine emulate", "lives on the host"),
     ],
 )

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from asyncjax.apart import apart
+from asyncjax.checks import check_outputs
 from asyncjax.method import Halves, Method, Metrics, Policy, PyTree, Stale
 from asyncjax.methods.options import check_options
 
@@ -111,8 +112,11 @@ def gradient_method(
         opt_states = jax.vmap(lambda _: tx.init(params))(jnp.arange(num_workers))
         return Learner(params, (), fix.init(params), count), Private(workers, opt_states)
 
+    def checked(params: PyTree, data: PyTree) -> tuple[Any, ...]:
+        return check_outputs("loss", loss(params, data), "loss", "metrics")
+
     def gradient(params: PyTree, data: PyTree) -> tuple[PyTree, Metrics]:
-        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params, data)
+        (value, metrics), grads = jax.value_and_grad(checked, has_aux=True)(params, data)
         grads, norm = clipped(grads, max_grad_norm)
         return grads, {"loss": value, "grad_norm": norm, **metrics}
 

@@ -132,8 +132,8 @@ def draw_settings(axes: Axes, table: Table, x: str, value: str) -> list[str]:
             axes.fill_between(at, low[rows], high[rows], color=colour, alpha=0.2, linewidth=0)
             draw_bars(axes, at, middle[rows], None, colour, label, "o-")
         else:
-            bars = np.maximum([(middle - low)[rows], (high - middle)[rows]], 0)
             at = at if numbers else [getattr(v, "__name__", str(v)) for v in at]
+            bars = lengths(middle[rows], low[rows], high[rows])
             draw_bars(axes, at, middle[rows], bars, colour, label, "o")
     return labels
 
@@ -143,8 +143,13 @@ def draw_speedup(axes: Axes, workers: np.ndarray, speedup: np.ndarray, colour: s
     middle, bars = speedup, None
     if speedup.ndim == 2:
         middle, low, high = interquartile_mean(speedup)
-        bars = np.maximum([middle - low, high - middle], 0)  # rounding can put an end on the wrong side
+        bars = lengths(middle, low, high)
     draw_bars(axes, workers, middle, bars, colour, label, style)
+
+
+def lengths(middle: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """How far the ends of intervals are from their middles, Float[2, N]: rounding can put one on the wrong side."""
+    return np.maximum([middle - low, high - middle], 0)
 
 
 def draw_bars(axes: Axes, x: Any, y: np.ndarray, bars: Any, colour: str, label: str, style: str) -> None:

@@ -52,9 +52,8 @@ class Store:
     def add(self, runs: Sequence[Run], values: Mapping[str, np.ndarray]) -> None:
         """Keeps the values of a batch: arrays with a leading axis of runs."""
         identities = [self._identity(*run) for run in runs]
-        values = {
-            name: x.astype(np.float32) if x.dtype.kind == "V" else x for name, x in values.items()
-        }  # bfloat16, ...
+        # Files know no bfloat16 and the like.
+        values = {name: x.astype(np.float32) if x.dtype.kind == "V" else x for name, x in values.items()}
         self._keep(identities, values)
         if self.directory is not None:
             arrays = {f"value/{name}": x for name, x in values.items()}

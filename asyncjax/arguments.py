@@ -17,6 +17,7 @@ from asyncjax import commandline, runs, schedule_parts, schedules, service
 from asyncjax.adapters.host_environment import check_compiled
 from asyncjax.discipline import Discipline
 from asyncjax.environment import Environment
+from asyncjax.method import Device
 from asyncjax.schedules import Schedule
 from asyncjax.tuned import tuned
 
@@ -69,6 +70,8 @@ class Asynchrony:
     """No message is staler than so many updates: jobs wait for admission, messages for those that began before."""
     num_threads: int | None = None
     """threads: host threads that the workers share; None is one per core, or one each where workers sleep or wait."""
+    num_devices: int = 1
+    """emulate: devices, on a CPU cores, that share the messages computed together and repeat all updates."""
     publication: Literal["atomic", "leaf"] = "atomic"
     """threads: publish new parameters as a whole, or leaf by leaf, so that reads may be torn."""
     service: Literal["constant", "exponential", "gamma", "lognormal", "pareto", "straggler"] | None = None
@@ -183,12 +186,17 @@ def defaults(*kinds: type) -> Config:
 
 REAL = ("threads", "ray")  # engines whose workers make the schedule
 # The options that one engine has and others do not.
-ONLY = {"threads": ("num_threads", "publication"), "ray": ("address", "num_processes", "max_restarts")}
+ONLY = {
+    "threads": ("num_threads", "publication"),
+    "ray": ("address", "num_processes", "max_restarts"),
+    "emulate": ("num_devices",),
+}
 LEAST = {
     "eval_episodes": 0,
     "log_every": 1,
     "checkpoint_every": 0.0,
     "num_threads": 1,
+    "num_devices": 1,
     "num_processes": 1,
     "max_restarts": 0,
 }
@@ -242,11 +250,13 @@ class Plan(NamedTuple):
       num_updates: T.
       steps: environment steps per update.
       schedule: what `emulate` and `replay` run; None where real workers make it.
+      devices: those that share the work of `emulate`; None where it is the one that JAX chooses.
     """
 
     num_updates: int
     steps: int
     schedule: Schedule | None
+    devices: list[Device] | None = None
 
 
 def make_plan(config: Config, env: Environment, key: jax.Array) -> Plan:
@@ -255,19 +265,20 @@ def make_plan(config: Config, env: Environment, key: jax.Array) -> Plan:
     per_message = commandline.steps_per_message(env, config)
     if config["engine"] == "emulate":
         check_compiled(env)
+    devices = devices_of(config["num_devices"])
     if real and recorded is not None:
         raise ValueError(f"schedule={recorded}: real workers make their own schedule; use --engine emulate or replay.")
     if recorded is not None:
         schedule = schedules.check(load_schedule(Path(recorded)), config["num_workers"])
         steps = per_message * schedule.group_size
         updates = min(schedule.num_updates, num_updates(config["total_steps"], steps))
-        return Plan(updates, steps, schedules.cut(schedule, 0, updates))
+        return Plan(updates, steps, schedules.cut(schedule, 0, updates), devices)
     discipline = Discipline(*(config[name] for name in Discipline._fields)).check(config["num_workers"])
     steps = per_message * discipline.group_size
     updates = num_updates(config["total_steps"], steps)
     if real:
         return Plan(updates, steps, None)
-    return Plan(updates, steps, virtual_schedule(config, discipline, steps, key))
+    return Plan(updates, steps, virtual_schedule(config, discipline, steps, key), devices)
 
 
 def load_schedule(path: Path) -> Schedule:
@@ -313,6 +324,14 @@ def virtual_schedule(config: Config, discipline: Discipline, steps: int, key: ja
 def make_service(config: Config) -> service.Service | None:
     """The service-time model, None where there is none."""
     return None if config["service"] is None else SERVICES[config["service"]](config["service_mean"])
+
+
+def devices_of(num_devices: int) -> list[Device] | None:
+    """So many devices that share work; None where it is one, which JAX chooses."""
+    found = jax.local_devices()
+    if num_devices > len(found):
+        raise ValueError(f"num_devices={num_devices}: there is {len(found)} of {found[0].platform}; ask for no more.")
+    return found[:num_devices] if num_devices > 1 else None
 
 
 def num_updates(total_steps: int, steps: int) -> int:

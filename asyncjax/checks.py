@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import operator
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -66,6 +66,15 @@ def _check_given(arguments: Mapping[str, Any]) -> None:
     for name, value in arguments.items():
         if value is None:
             raise TypeError(f"{name}=None: give a number.")
+
+
+def check_devices(devices: Any, *, distinct: bool = False) -> None:
+    """Raises TypeError or ValueError for what is no list of devices, or of distinct ones."""
+    if not isinstance(devices, Sequence) or not all(isinstance(device, jax.Device) for device in devices):
+        raise TypeError(f"devices={devices!r}: give a list of devices, such as jax.local_devices().")
+    if not devices or (distinct and len(set(devices)) < len(devices)):
+        each = ", each once" if distinct else ""
+        raise ValueError(f"devices={list(devices)}: give one device or more{each}, such as jax.local_devices().")
 
 
 def check_function(**arguments: Any) -> None:

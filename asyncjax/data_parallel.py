@@ -7,15 +7,15 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from asyncjax.method import Method, PyTree
+from asyncjax.checks import check_devices
+from asyncjax.method import Device, Method, PyTree
 
-Device = Any  # jax.Device, which type checkers take for a variable
 Divide = Callable[[PyTree], PyTree]
 _divide: ContextVar[Divide] = ContextVar("divide", default=lambda rows: rows)
 
@@ -98,8 +98,8 @@ def data_parallel(method: Method, devices: Sequence[Device], *, axis: int = 1) -
     grad L(w; batch) = sum_d grad L(w; batch_d) / D. That is equal to the method on one device up to the rounding of
     sums, and `replay` of a run on threads is still bit for bit.
 
-    `run_threads` and `replay` take notice; the workers' devices are `run_threads`' argument. `emulate` computes
-    everything on one device, as always. On Ray the learner is in the calling process, like the buffer.
+    `run_threads` and `replay` take notice; the workers' devices are `run_threads`' argument. `emulate` repeats every
+    update on each of its devices, as always. On Ray the learner is in the calling process, like the buffer.
 
     Args:
       method: with one device any method; with several one whose messages are data: `impala`, `ppo`. A minibatch of
@@ -127,8 +127,7 @@ def data_parallel(method: Method, devices: Sequence[Device], *, axis: int = 1) -
     architectures for scalable reinforcement learning (2021). There each device of the learner has an optimizer of its
     own that sees the mean gradient; here XLA divides one program.
     """
-    if not devices or len(set(devices)) < len(devices):
-        raise ValueError(f"devices={list(devices)}: give one device or more, each once, such as jax.local_devices().")
+    check_devices(devices, distinct=True)
     if axis < 0:
         raise ValueError(f"axis={axis}: count the axes of a message's leaves from 0.")
     return method._replace(placement=Placement(tuple(devices), axis))

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
 import numpy as np
 
 from asyncjax import threefry
-from asyncjax.checks import given, whole
+from asyncjax.checks import check_devices, given, whole
 from asyncjax.engines.common import check_run, chunks, concatenate_metrics, not_finite, starting_state
+from asyncjax.engines.division import Division
 from asyncjax.engines.program import Program, cached_program
 from asyncjax.engines.waves import (
     Layout,
     Plan,
     Planner,
-    choose,
     distinct_workers,
     last_use,
     max_live,
     read_parts,
     stack_reads,
 )
-from asyncjax.method import Chunk, Method, Metrics, PyTree, Result, State
+from asyncjax.engines.width import choose
+from asyncjax.method import Chunk, Device, Method, Metrics, PyTree, Result, State
 from asyncjax.schedules import Schedule, check, cut
 from asyncjax.traced import concrete, under_transformation
 
@@ -44,6 +45,7 @@ def emulate(
     num_views: int | None = None,
     check_finite: bool = True,
     exact: bool = False,
+    devices: Sequence[Device] | None = None,
 ) -> Result:
     """Runs a method under a schedule as compiled code.
 
@@ -64,7 +66,8 @@ def emulate(
       callback: called with a `Chunk` after every `chunk_size` updates.
       chunk_size: updates per call of the compiled program. It decides which messages are computed
         together, so only runs with equal chunks are promised to agree bit for bit.
-      width: messages computed in one batch; by default chosen for the schedule and the backend.
+      width: messages computed in one batch; by default chosen for the schedule and the backend. With `devices` it is
+        a multiple of their number.
         `width=group_size` runs event by event. 1 if JAX's default generator is one that draws other
         numbers under `vmap`, as "rbg" does: what is computed together then differs from the run by its definition.
       num_workers: W, by default one more than the largest worker of the schedule.
@@ -72,13 +75,19 @@ def emulate(
         realizable schedule, W + G - 1.
       check_finite: stop when the view has a number that is not finite.
       exact: on CPUs, and not under `vmap`, agree with `replay` bit for bit, metrics included: messages are computed one
-        by one, and `work` and `apply` compiled apart from the loop, so that nothing around them changes how they round.
+        by one, on each device, and `work` and `apply` compiled apart from the loop, so that nothing around them changes
+        how they round.
+      devices: over which the messages of a batch are divided; None is the one that JAX chooses, and divides nothing.
+        Each repeats all updates, and has all views and states in its memory, so that this pays where `work` takes most
+        of the time. The result is on the first. `jax.config.update("jax_num_cpu_devices", 2)` before anything else
+        makes two devices of a CPU.
 
     Returns:
       Result(shared, local, metrics).
 
     Raises:
-      ValueError: for a schedule that reads the future or names missing workers; a width together with `exact`.
+      ValueError: for a schedule that reads the future or names missing workers; a width together with `exact`, or one
+        that the devices can not share; devices inside `jit` and `vmap`, or one of them twice.
       FloatingPointError: after the first update that made the view non-finite, naming the worker.
 
     Example:
@@ -91,6 +100,10 @@ def emulate(
     sizes = given(width=width, num_workers=num_workers, num_views=num_views)
     check_run(method, key, schedule, callback=callback, chunk_size=chunk_size, **sizes)
     width, num_workers, num_views, chunk_size = whole(width, num_workers, num_views, chunk_size)
+    if devices is not None:
+        check_devices(devices, distinct=True)
+        if width is not None and width % len(devices):
+            raise ValueError(f"width={width} can not be shared by {len(devices)} devices: give a multiple of that.")
     if exact and width not in (None, 1):
         raise ValueError(
             f"width={width} and exact=True exclude each other: lanes of a batch round otherwise; drop one."
@@ -102,17 +115,17 @@ def emulate(
             raise ValueError("The schedule is traced, so the number of workers is unknown: pass num_workers=.")
         num_workers = max(int(known.num_workers), 1)
     if under_transformation():
-        if state is not None or callback is not None:
+        if state is not None or callback is not None or devices is not None:
             raise ValueError(
-                "state= and callback= need the host: use them outside jit and vmap, or leave them out here."
+                "state=, callback= and devices= need the host: use them outside jit and vmap, or leave them out here."
             )
         return _emulate_traced(method, schedule, known, key, num_workers, width, num_views, exact)
     schedule = check(schedule, num_workers)
     state = starting_state(state, method, key, num_workers, schedule.num_updates, "schedule")
     parts = read_parts(schedule.read, jax.eval_shape(method.view, state.shared))
-    program = cached_program(method, num_workers, parts, exact)
-    planner = _planner(schedule, program, width, state.update)
+    program = cached_program(method, num_workers, parts, exact, Division(tuple(devices or ())))
     chunk_size = min(chunk_size, max(1, schedule.num_updates))
+    planner = _planner(schedule, program, width, chunk_size, state.update)
     carry, step = program.load(planner.layout, state, planner.slot_of), program.compiled(planner.layout, check_finite)
     collected: list[Metrics] = []
     for start, stop in chunks(state.update, schedule.num_updates, chunk_size):
@@ -132,11 +145,15 @@ def emulate(
     return Result(last.shared, last.local, metrics)
 
 
-def _planner(schedule: Schedule, program: Program, width: int | None, start: int = 0) -> Planner:
+def _planner(
+    schedule: Schedule, program: Program, width: int | None, chunk_size: int | None = None, start: int = 0
+) -> Planner:
     worker, read, num_workers = np.asarray(schedule.worker), stack_reads(schedule.read), program.packed.num_workers
     if width is None and (program.exact or not threefry.is_default()):
-        width = 1  # lanes of a batch are not always bit for bit, or number for number, what they are one by one
-    width, early = choose(worker, read, num_workers, width, program.lane_cost, program.fits)
+        # One on each device: lanes of a batch are not always, bit for bit or at all, what they are one by one.
+        width = program.division.size
+    batch = {"lane": program.lane_cost, "fits": program.fits, "shares": program.division.size}
+    width, early = choose(worker, read, num_workers, width, **batch, chunk_size=chunk_size)
     return Planner(worker, read, num_workers, width, early, start=start)
 
 

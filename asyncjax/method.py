@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PyTree = Any
 Array = Any  # of jax or numpy, or the shape of one where only shapes are computed
+Device = Any  # jax.Device, which type checkers take for a variable
 Metrics = dict[str, Array]
 
 

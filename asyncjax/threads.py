@@ -8,12 +8,12 @@ from typing import Literal, get_args
 
 import jax
 
-from asyncjax.checks import check_choice, check_positive, given, whole
+from asyncjax.checks import check_choice, check_devices, check_positive, given, whole
 from asyncjax.discipline import Coordinator, Discipline, Wait
 from asyncjax.engines.common import check_host, check_run, starting_state
-from asyncjax.engines.host_program import Device, cached_host_program
+from asyncjax.engines.host_program import cached_host_program
 from asyncjax.engines.team import Team
-from asyncjax.method import Chunk, Method, Result, State
+from asyncjax.method import Chunk, Device, Method, Result, State
 from asyncjax.schedules import Schedule
 from asyncjax.service import Service, streams
 
@@ -103,10 +103,7 @@ def run_threads(
     parts = tuple(range(num_leaves)) if publication == "leaf" else (0,) * num_leaves
     program = cached_host_program(method, num_workers, discipline.group_size, parts)
     devices = jax.local_devices() if devices is None else devices
-    if not isinstance(devices, Sequence) or not all(isinstance(device, jax.Device) for device in devices):
-        raise TypeError(f"devices={devices!r}: give a list of devices, such as jax.local_devices().")
-    if not devices:
-        raise ValueError(f"devices={devices}: give one device or more, or leave them out for all local ones.")
+    check_devices(devices)
     alone = service is not None or program.work_calls_back  # a worker that may sleep or wait has its thread for itself
     if num_threads is None:
         num_threads = num_workers if alone else default_threads(len(devices))

@@ -95,7 +95,8 @@ def in_turns(programs: dict[str, Callable[[], float]], repeats: int, what: str) 
 
 def ways(args: Args, workers: int, envs: int, unroll: int, updates: int) -> Iterator[tuple[str, Callable[[], float]]]:
     """Name and program; a program returns the seconds it took."""
-    env = aj.make_env(args.env)
+    env, devices = aj.make_env(args.env), jax.devices()
+    on_cpu = devices[0].platform == "cpu"
     optimizer = optax.adam(1e-3)
     method = aj.a3c(env, optimizer=optimizer, num_envs=envs, unroll_length=unroll)
     whole = aj.a3c(env, optimizer=optimizer, num_envs=envs * workers, unroll_length=unroll)
@@ -105,11 +106,15 @@ def ways(args: Args, workers: int, envs: int, unroll: int, updates: int) -> Iter
     }
     for name, schedule in schedules.items():
         yield f"emulate, {name}", timed(lambda s=schedule: aj.emulate(method, s, KEY))
+        if len(devices) > 1:
+            divided = timed(lambda s=schedule: aj.emulate(method, s, KEY, devices=devices))
+            yield f"emulate, {name}, {len(devices)} devices", divided
         yield f"event by event, {name}", timed(lambda s=schedule: aj.emulate(method, s, KEY, width=1))
     if args.threads:
 
         def threads(num_threads: int | None = None) -> float:
             options: dict[str, Any] = {"num_workers": workers, "num_updates": updates, "num_threads": num_threads}
+            options["devices"] = devices[:1] if on_cpu else devices
             return clock(aj.run_threads(method, KEY, **options)[1])
 
         yield "threads", threads
@@ -194,7 +199,8 @@ def show(size: str, rows: list[dict[str, Any]]) -> None:
         table.add_column(column, justify="left" if not column else "right")
     for row in rows:
         name = row["name"]
-        event = speed.get(name.replace("emulate", "event by event")) if name.startswith("emulate") else None
+        kind, _, of = name.partition(", ")
+        event = speed.get(f"event by event, {of.split(', ')[0]}") if kind == "emulate" else None
         table.add_row(
             name,
             f"{speed[name]:,.0f}",
@@ -208,4 +214,5 @@ def show(size: str, rows: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", 2)  # for the ways that divide the work; others run on the first
     figure.start(main, Args, __doc__)

@@ -63,7 +63,7 @@ def unless_empty(path: Path, run_dir: list[Path]) -> Iterator[None]:
 def train(config: Config, path: Path, resumed: bool, run_dir: list[Path]) -> None:
     """One run, from its configuration to its summary."""
     arguments.check_options(config, resumed)
-    prepare_jax(config["compilation_cache"])
+    prepare_jax(config["compilation_cache"], config["num_devices"])
     # Of the run, the schedule and the evaluation; one program splits them and takes them apart.
     keys = jax.jit(lambda key: tuple(jax.random.split(key, 3)))(jax.random.key(config["seed"]))
     env = commandline.make_env_from(config["env"], config["env_params"])
@@ -127,7 +127,8 @@ def run(config: Config, plan: Plan, method: Method, key: jax.Array, **common: An
     """Calls the engine: one that takes a schedule, or one whose workers make it."""
     if plan.schedule is not None:
         engine = getattr(asyncjax, config["engine"])
-        return engine(method, plan.schedule, key, num_workers=config["num_workers"], **common)
+        options = {"devices": plan.devices} if config["engine"] == "emulate" else {}
+        return engine(method, plan.schedule, key, num_workers=config["num_workers"], **options, **common)
     options = {name: config[name] for name in ("num_workers", *Discipline._fields, *ONLY[config["engine"]])}
     engine = getattr(asyncjax, f"run_{config['engine']}")
     service = arguments.make_service(config)
@@ -194,8 +195,11 @@ def speed(metrics: dict[str, np.ndarray]) -> float:
     return float(np.median(per_second[1:] if len(per_second) > 1 else per_second))
 
 
-def prepare_jax(compilation_cache: bool) -> None:
+def prepare_jax(compilation_cache: bool, num_devices: int = 1) -> None:
     """Options of JAX that have to be set before it computes anything."""
+    if num_devices > 1:
+        with contextlib.suppress(RuntimeError):  # where JAX runs already; too few devices are told later
+            jax.config.update("jax_num_cpu_devices", num_devices)
     # A call from a worker's thread computes there and then, instead of waking another thread first.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     if not compilation_cache:

@@ -16,6 +16,7 @@ from flax.training.train_state import TrainState
 from hypothesis import strategies as st
 
 import asyncjax as aj
+from asyncjax.engines.division import WHOLE
 from asyncjax.engines.packing import all_finite
 from asyncjax.engines.program import cached_program
 from asyncjax.engines.program_cache import program_cache
@@ -486,7 +487,7 @@ def test_emulated_programs_are_freed_with_the_engines_cache():
     method = aj.sgd(lambda w: 0.5 * w**2, 1.0, optimizer=optax.sgd(0.1))
     aj.emulate(method, aj.schedules.round_robin(4, 2), jax.random.key(0), chunk_size=2, callback=lambda chunk: None)
     programs = len(cached_program.programs)
-    program = weakref.ref(cached_program(method, 2, (0,), False))
+    program = weakref.ref(cached_program(method, 2, (0,), False, WHOLE))
     assert len(cached_program.programs) == programs  # the one that ran
     cached_program.forget()
     assert program() is None

@@ -20,12 +20,12 @@ from asyncjax.engines.waves import (
     OUT_OF_RANGE,
     Plan,
     Planner,
-    choose,
     distinct_workers,
     last_use,
     max_live,
     stack_reads,
 )
+from asyncjax.engines.width import choose
 from tests.laws import KEY, assert_equal
 
 UPDATES = 12
@@ -159,6 +159,13 @@ def test_a_planner_that_starts_later_plans_the_rest_alike(case: Case, start: int
     assert_equal(rest.chunk(start, UPDATES, UPDATES), whole.chunk(start, UPDATES, UPDATES))
 
 
+@hypothesis.given(case=cases(), chunk_size=st.integers(1, UPDATES + 1))
+def test_chunks_begin_with_batches_of_their_own(case: Case, chunk_size: int) -> None:
+    planner, counted = case.planner(), case.planner().count_batches(UPDATES, chunk_size)
+    plans = [planner.chunk(t, min(t + chunk_size, UPDATES), chunk_size) for t in range(0, UPDATES, chunk_size)]
+    assert counted == sum(int(plan.num_batches) for plan in plans)
+
+
 @hypothesis.given(case=cases())
 def test_a_plan_has_the_promised_shapes_and_number_of_batches(case: Case) -> None:
     count = case.planner().count_batches(UPDATES)
@@ -198,12 +205,28 @@ def test_waves_of_exponential_workers_are_as_long_as_the_birthday_problem_says()
 
 @hypothesis.given(case=cases())
 def test_the_chosen_width_is_one_that_can_be_planned(case: Case) -> None:
-    width, early = choose(case.worker, case.read, case.num_workers, None, 0.15)
+    width, early = choose(case.worker, case.read, case.num_workers, None, lane=0.15)
     chosen = case._replace(width=width, early=early)
     machine = Machine(chosen, chosen.planner())
     machine.run(0, UPDATES, UPDATES)
     assert sorted(machine.computed) == list(range(case.worker.size))
-    assert choose(case.worker, case.read, case.num_workers, case.width, 0.15)[0] == case.width
+    assert choose(case.worker, case.read, case.num_workers, case.width, lane=0.15)[0] == case.width
+
+
+@hypothesis.given(case=cases(), shares=st.integers(1, 4), lane=st.sampled_from([0.0, 0.1, 10.0]))
+def test_a_batch_can_be_divided_into_equal_shares(case: Case, shares: int, lane: float) -> None:
+    width, early = choose(case.worker, case.read, case.num_workers, None, lane=lane, shares=shares)
+    assert width % shares == 0
+    chosen = case._replace(width=width, early=early)
+    Machine(chosen, chosen.planner()).run(0, UPDATES, UPDATES)
+
+
+def test_a_width_leaves_no_lanes_empty_at_the_end_of_short_chunks() -> None:
+    """Eight workers in turn fill batches of eight; in chunks of nine every second one would hold one message."""
+    schedule = aj.schedules.round_robin(720, 8)
+    worker, read = np.asarray(schedule.worker), stack_reads(schedule.read)
+    assert choose(worker, read, 8, None, lane=0.5)[0] == 8
+    assert choose(worker, read, 8, None, lane=0.5, chunk_size=9)[0] < 8
 
 
 def test_reads_are_stacked_in_the_order_of_the_views_leaves() -> None:
@@ -228,7 +251,7 @@ def test_workers_cost_two_copies_of_large_parameters_each(
     schedule = aj.schedules.from_service_times(service, num_updates, num_workers, KEY, group_size=group_size)
     program = Program(PackedMethod(method, num_workers, (0,)), exact=False)
     worker, read = np.asarray(schedule.worker), stack_reads(schedule.read)
-    width, early = choose(worker, read, num_workers, None, 0.0, program.fits)
+    width, early = choose(worker, read, num_workers, None, lane=0.0, fits=program.fits)
     planner = Planner(worker, read, num_workers, width, early)
     carry = program.load(planner.layout, initial_state(method, KEY, num_workers), planner.slot_of)
     plan = planner.chunk(0, num_updates, num_updates)

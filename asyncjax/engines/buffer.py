@@ -12,10 +12,10 @@ import numpy as np
 
 from asyncjax.discipline import Coordinator, Groups
 from asyncjax.engines.common import not_finite
-from asyncjax.engines.host_program import Applied, Device, HostProgram, Job, View
+from asyncjax.engines.host_program import Applied, HostProgram, Job, View
 from asyncjax.engines.log import Log
 from asyncjax.engines.packing import Packed
-from asyncjax.method import Chunk, State
+from asyncjax.method import Chunk, Device, State
 
 Group = list[Job]
 

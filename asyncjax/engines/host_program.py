@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from asyncjax.apart import apart
-from asyncjax.data_parallel import Device, Placement, divided
+from asyncjax.data_parallel import Placement, divided
 from asyncjax.engines.packing import Packed, PackedMethod, Packer, all_finite, zeros
 from asyncjax.engines.program_cache import program_cache
-from asyncjax.method import Method, Stale, State
+from asyncjax.method import Device, Method, Stale, State
 from asyncjax.traced import equations
 
 Place = Any  # a Device, or a sharding over several

@@ -13,12 +13,14 @@ from asyncjax.adapters.host_environment import lives_on_host, not_emulated
 from asyncjax.apart import apart
 from asyncjax.engines.common import begin
 from asyncjax.engines.cost import cost_of
+from asyncjax.engines.division import WHOLE, Division
 from asyncjax.engines.packing import Packed, PackedMethod, all_finite, merge_metrics, zeros
 from asyncjax.engines.program_cache import program_cache
 from asyncjax.engines.waves import OUT_OF_RANGE, Layout, Plan, read_parts
 from asyncjax.method import Array, Method, Metrics, PyTree, Result, Stale, State
 
 SMALL = 2**26  # bytes: what views and messages may always take together
+MEETING = 4e-4  # seconds in which devices that share a batch send and wait, measured with two cores as two devices
 
 
 class Carry(NamedTuple):
@@ -41,8 +43,8 @@ class Program:
     If it is exact, `work` and `apply` are compiled apart from the loop, as `replay` compiles them.
     """
 
-    def __init__(self, packed: PackedMethod, exact: bool = False) -> None:
-        self.packed, self.exact = packed, exact
+    def __init__(self, packed: PackedMethod, exact: bool = False, division: Division = WHOLE) -> None:
+        self.packed, self.exact, self.division = packed, exact, division
         work = jax.make_jaxpr(packed.work)(packed.view_like, packed.local.like()).jaxpr
         if name := lives_on_host(work):
             raise not_emulated(name)
@@ -51,17 +53,21 @@ class Program:
         self._load, self._row = jax.jit(self._fresh_carry, static_argnums=0), jax.jit(_row)
         self._unload = jax.jit(self._unpacked)
         fixed, by_size = cost_of(work).seconds(jax.default_backend())
-        self.lane_cost = by_size / max(fixed, 1e-9)  # of one more message in a batch, over that of the batch itself
+        fixed += MEETING if division.size > 1 else 0.0
+        # Of one more message in a batch, over that of the batch itself.
+        self.lane_cost = by_size / division.size / max(fixed, 1e-9)
 
     def fits(self, layout: Layout) -> bool:
         """Whether W workers take no more than 2 (W + 2) copies of the parameters, or little memory at all.
 
-        A batch of A lanes has the views that it computes on and the messages that come of it, beside all views and the
-        messages that wait. Four copies are for the parameters, an optimizer's state and what an update makes of them.
+        A batch of A lanes has the views that it computes on, on each device those of its share, and the messages that
+        come of it, beside all views and the messages that wait. Four copies are for the parameters, an optimizer's
+        state and what an update makes of them.
         """
         of_both = self.packed.view_parts, [self.packed.message]
         view, message = (sum(x.num_bytes() for packer in packers for x in packer.leaves) for packers in of_both)
-        needed = (layout.num_views + 1 + layout.width) * view + (layout.width + layout.num_messages) * message
+        of_share = layout.width // self.division.size
+        needed = (layout.num_views + 1 + of_share) * view + (layout.width + layout.num_messages) * message
         return needed <= max((layout.num_workers - 2) * (view + message), SMALL)
 
     @classmethod
@@ -84,7 +90,8 @@ class Program:
     def compiled(self, layout: Layout, checked: bool) -> Callable[[Carry, Plan], tuple[Carry, Metrics]]:
         """The jitted chunk for a layout; the carry is donated."""
         if (layout, checked) not in self._compiled:
-            self._compiled[layout, checked] = jax.jit(partial(self.run, layout, checked=checked), donate_argnums=0)
+            run = self.division.spread(partial(self.run, layout, checked=checked))
+            self._compiled[layout, checked] = jax.jit(run, donate_argnums=0)
         return self._compiled[layout, checked]
 
     # -- into and out of the carry -------------------------------------------------------------------------------------
@@ -99,7 +106,7 @@ class Program:
             )
         older = [(slot, known[version]) for version, slot in slot_of.items() if version != state.update]
         newest = slot_of.get(state.update, layout.num_views)
-        return self._load(layout, state.shared, state.local, newest, older)
+        return self.division.to_all(self._load(layout, state.shared, state.local, newest, older))
 
     def _fresh_carry(
         self, layout: Layout, shared: PyTree, local: PyTree, newest: Array, older: list[tuple[Array, PyTree]]
@@ -113,6 +120,7 @@ class Program:
 
     def unload(self, carry: Carry, update: int, slot_of: dict[int, int]) -> State:
         """The state after an update, in arrays of its own."""
+        carry = self.division.of_first(carry)
         views = {version: self._row(carry.views, slot) for version, slot in slot_of.items() if version != update}
         shared, local = self._unload(carry.shared, carry.local)
         return State(update, shared, local, views)
@@ -147,13 +155,15 @@ class Program:
 
     def _work(self, layout: Layout, carry: Carry, plan: Plan, k: Any) -> tuple[Carry, PyTree, Metrics]:
         """Computes batch k; returns also where all messages lie, and what the work reported."""
-        local = self.packed.local.unpack(_take(carry.local, plan.worker[k])[0])
-        view, _ = self._take_views(carry.views, plan.view_slot[k])
-        lanes = partial(self._work_lanes, layout.width)
+        share, gather = self.division.share, self.division.gather
+        local = self.packed.local.unpack(_take(carry.local, share(plan.worker[k]))[0])
+        view, _ = self._take_views(carry.views, share(plan.view_slot[k]))
+        lanes = partial(self._work_lanes, layout.width // self.division.size)
         messages, local, reported = self._call(lanes, plan.worker[k, 0] >= 0, view, local)
+        messages, local, reported = gather((messages, self.packed.local.pack(local, 1), reported))
         empty = plan.job[k] == OUT_OF_RANGE
         worker = jnp.where(empty, OUT_OF_RANGE, plan.worker[k])
-        carry = carry._replace(local=_put(carry.local, worker, self.packed.local.pack(local, 1)))
+        carry = carry._replace(local=_put(carry.local, worker, local))
         if layout.num_messages:
             messages = _put(carry.messages, plan.message_slot[k], messages)
             carry = carry._replace(messages=messages)
@@ -195,9 +205,11 @@ class Program:
 
 
 @program_cache
-def cached_program(method: Method, num_workers: int, parts: tuple[int, ...], exact: bool) -> Program:
+def cached_program(
+    method: Method, num_workers: int, parts: tuple[int, ...], exact: bool, division: Division
+) -> Program:
     """One program per method, so that a second run compiles nothing."""
-    return Program(PackedMethod(method, num_workers, parts), exact)
+    return Program(PackedMethod(method, num_workers, parts), exact, division)
 
 
 def _take(rows: Any, index: Any, then: Any = ()) -> tuple[Any, Any]:

@@ -13,9 +13,9 @@ import numpy as np
 from asyncjax.discipline import Coordinator
 from asyncjax.engines.buffer import Buffer
 from asyncjax.engines.common import concatenate_metrics, deliver_after
-from asyncjax.engines.host_program import Device, HostProgram, Job, View
+from asyncjax.engines.host_program import HostProgram, Job, View
 from asyncjax.engines.packing import Packed
-from asyncjax.method import Chunk, Metrics, Result, State
+from asyncjax.method import Chunk, Device, Metrics, Result, State
 from asyncjax.schedules import Schedule, concatenate
 
 CALL_SECONDS = 0.05  # of jobs in one call, so that a run that ends, ends soon

@@ -14,13 +14,14 @@ whatever its staleness; a barrier needs one.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from asyncjax.engines.common import chunks
 from asyncjax.method import Array, PyTree
 from asyncjax.schedules import leaf_names
 
@@ -194,9 +195,10 @@ class Planner:
         plan.staleness[: stop - start] = self.staleness[start:stop]
         return plan
 
-    def count_batches(self, stop: int) -> int:
-        """The number of batches that the first `stop` updates take."""
-        return sum(1 for _ in self._batches(0, stop))
+    def count_batches(self, num_updates: int, chunk_size: int | None = None) -> int:
+        """The number of batches that the first updates take, in chunks that each begin with a batch of their own."""
+        cut = chunks(0, num_updates, chunk_size or max(num_updates, 1))
+        return sum(1 for start, stop in cut for _ in self._batches(start, stop))
 
     def _batches(self, start: int, stop: int) -> Iterator[tuple[list[int], int]]:
         """Yields (the messages of a batch, the first update that must wait for a later batch)."""
@@ -334,38 +336,3 @@ def room(num_live: int, usual: int) -> int:
 def distinct_workers(worker: Array) -> bool:
     """Whether no group has two messages of one worker."""
     return bool(np.all(np.diff(np.sort(worker, -1), axis=-1)))
-
-
-def choose(
-    worker: np.ndarray,
-    read: np.ndarray,
-    num_workers: int,
-    width: int | None,
-    lane: float,
-    fits: Callable[[Layout], bool] = lambda layout: True,
-) -> tuple[int, bool]:
-    """The width of the batches, and whether to compute messages early.
-
-    A batch of A lanes, empty ones included, is taken to cost 1 + lane A, and the number of batches is counted
-    on the schedule's first updates. The narrowest width within 3% of the least cost wins: what is not
-    modelled, such as the size of caches, speaks for narrow ones. Of those that do not fit only the narrowest counts.
-    """
-    num_updates, group, _ = read.shape
-    trial = min(num_updates, max(2, 1024 // group))
-    worker, read = worker[:trial], read[:trial]
-    widest = max(group, min(num_workers, 4096))
-    some = [group, num_workers, *(2**i for i in range(12))]
-    if not fits(Planner.sizes(num_workers, group, num_workers, False, num_workers)):
-        some.append(-(-num_workers // 3))  # about the widest that does
-    widths = sorted({w for w in some if group <= w <= widest})
-    costs: dict[tuple[int, bool], float] = {}
-    for candidate in [width] if width else widths:
-        for early in (False, True):
-            if early or (candidate >= group and distinct_workers(worker)):
-                planner = Planner(worker, read, num_workers, candidate, early)
-                if costs and width is None and not fits(planner.layout):
-                    continue
-                moves = 0.1 * lane * trial * group if early else 0.0  # into and out of the slots for messages
-                costs[candidate, early] = planner.count_batches(trial) * (1 + lane * candidate) + moves
-    least = min(costs.values())
-    return next(choice for choice, cost in costs.items() if cost <= 1.03 * least)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from asyncjax.checks import check_number
+from asyncjax.checks import check_devices, check_number
 from asyncjax.mdp import MDP, AnyMDP, FunctionMDP
 from asyncjax.mdp.check import check_discount, check_is_mdp, row_sums
 from asyncjax.solvers import synchronous
@@ -88,6 +88,8 @@ def solve(
     _check_choice("method", method, METHODS)
     _check_choice("certifies", certifies, get_args(Certifies))
     _check_choice("backend", backend, (None, *get_args(Backend)))
+    if devices is not None:
+        check_devices(devices, distinct=True)
     sums = _check_arguments(mdp, discount, tolerance, initial, max_seconds)
     discount, tolerance, max_seconds = float(discount), float(tolerance), float(max_seconds)  # of JAX's they may be
     # A value beyond the range of its type is reported as one, not as NumPy's warning.

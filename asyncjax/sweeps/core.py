@@ -13,6 +13,7 @@ import jax
 from asyncjax.checks import (
     check_choice,
     check_counts,
+    check_devices,
     check_positive,
     check_run_key,
     check_static,
@@ -124,6 +125,8 @@ def sweep(
     check_choice(get_args(Engine), engine=engine)
     if engine == "ray" and devices is not None:
         raise ValueError("devices= are of this process: leave them out with engine='ray'.")
+    if devices is not None:
+        check_devices(devices, distinct=True)
     if not isinstance(seeds, Iterable):
         check_counts(seeds=seeds)
         seeds = range(seeds)

@@ -152,8 +152,9 @@ def _planner(
     if width is None and (program.exact or not threefry.is_default()):
         # One on each device: lanes of a batch are not always, bit for bit or at all, what they are one by one.
         width = program.division.size
-    batch = {"lane": program.lane_cost, "fits": program.fits, "shares": program.division.size}
-    width, early = choose(worker, read, num_workers, width, **batch, chunk_size=chunk_size)
+    costs = {"lane": program.lane_cost, "wait": program.wait_cost, "fits": program.fits}
+    options = {"shares": program.division.size, "chunk_size": chunk_size}
+    width, early = choose(worker, read, num_workers, width, **costs, **options)
     return Planner(worker, read, num_workers, width, early, start=start)
 
 

@@ -21,6 +21,8 @@ from typing import Any
 import jax
 
 jax.config.update("jax_cpu_enable_async_dispatch", False)  # what train.py sets too
+if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", 2)  # for the ways that divide the work; others run on the first
 
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
@@ -214,5 +216,4 @@ def show(size: str, rows: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_num_cpu_devices", 2)  # for the ways that divide the work; others run on the first
     figure.start(main, Args, __doc__)

@@ -229,6 +229,14 @@ def test_a_width_leaves_no_lanes_empty_at_the_end_of_short_chunks() -> None:
     assert choose(worker, read, 8, None, lane=0.5, chunk_size=9)[0] < 8
 
 
+def test_messages_are_computed_early_unless_waiting_costs_more_than_it_saves() -> None:
+    schedule = aj.schedules.from_service_times(aj.service.exponential(), 1000, 16, KEY)
+    worker, read = np.asarray(schedule.worker), stack_reads(schedule.read)
+    assert choose(worker, read, 16, None, lane=0.5)[1]
+    assert not choose(worker, read, 16, None, lane=0.5, wait=1.0)[1]
+    assert choose(np.array([[0, 0]] * 4), np.zeros((4, 2, 1), np.int32), 1, None, lane=0.5, wait=1.0)[1]  # it has to
+
+
 def test_reads_are_stacked_in_the_order_of_the_views_leaves() -> None:
     a, b, c = (np.full((4, 2), i, np.int32) for i in range(3))
     np.testing.assert_array_equal(stack_reads({"w": (b, c), "b": a})[0, 0], [0, 1, 2])

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 from asyncjax.traced import inner_jaxprs
 
-# Seconds for an operation, a number written and a multiply-add. For CPU fitted to A3C's work with MLPs at 1 to 64
-# lanes; for accelerators rough, but there an operation's fixed cost rules, whatever the exact numbers.
-SECONDS = {"cpu": (45e-9, 0.15e-9, 0.035e-9), "gpu": (1e-6, 1e-12, 1e-13)}
+# Seconds for an operation, a number written, a multiply-add, and a byte of a message that waits in a slot, into and out
+# of which it is copied leaf by leaf. For CPU fitted to A3C's work with MLPs at 1 to 64 lanes on two cores; for
+# accelerators rough, but there an operation's fixed cost rules, whatever the exact numbers.
+SECONDS = {"cpu": (30e-9, 0.18e-9, 0.01e-9, 0.55e-9), "gpu": (1e-6, 1e-12, 1e-13, 2e-12)}
 
 
 class Cost(NamedTuple):
@@ -30,12 +31,17 @@ class Cost(NamedTuple):
 
     def seconds(self, backend: str) -> tuple[float, float]:
         """(what it costs however small the operands, what it costs by their size)."""
-        per_op, per_element, per_product = SECONDS.get(backend, SECONDS["gpu"])
+        per_op, per_element, per_product, _ = SECONDS.get(backend, SECONDS["gpu"])
         return self.num_ops * per_op, self.num_elements * per_element + self.num_products * per_product
 
     def times(self, factor: float) -> Cost:
         """The cost of doing it this often."""
         return Cost(*(factor * x for x in self))
+
+
+def waiting(num_bytes: int, backend: str) -> float:
+    """Seconds that it costs when a message of this size is computed early and waits for its update."""
+    return num_bytes * SECONDS.get(backend, SECONDS["gpu"])[3]
 
 
 def cost_of(jaxpr: Any) -> Cost:

@@ -12,15 +12,15 @@ import jax.numpy as jnp
 from asyncjax.adapters.host_environment import lives_on_host, not_emulated
 from asyncjax.apart import apart
 from asyncjax.engines.common import begin
-from asyncjax.engines.cost import cost_of
+from asyncjax.engines.cost import cost_of, waiting
 from asyncjax.engines.division import WHOLE, Division
-from asyncjax.engines.packing import Packed, PackedMethod, all_finite, merge_metrics, zeros
+from asyncjax.engines.packing import Packed, PackedMethod, Packer, all_finite, merge_metrics, zeros
 from asyncjax.engines.program_cache import program_cache
 from asyncjax.engines.waves import OUT_OF_RANGE, Layout, Plan, read_parts
 from asyncjax.method import Array, Method, Metrics, PyTree, Result, Stale, State
 
 SMALL = 2**26  # bytes: what views and messages may always take together
-MEETING = 4e-4  # seconds in which devices that share a batch send and wait, measured with two cores as two devices
+MEETING = 3e-4  # seconds in which devices that share a batch send and wait, measured with two cores as two devices
 
 
 class Carry(NamedTuple):
@@ -53,9 +53,10 @@ class Program:
         self._load, self._row = jax.jit(self._fresh_carry, static_argnums=0), jax.jit(_row)
         self._unload = jax.jit(self._unpacked)
         fixed, by_size = cost_of(work).seconds(jax.default_backend())
-        fixed += MEETING if division.size > 1 else 0.0
-        # Of one more message in a batch, over that of the batch itself.
-        self.lane_cost = by_size / division.size / max(fixed, 1e-9)
+        fixed = max(fixed + (MEETING if division.size > 1 else 0.0), 1e-9)
+        # Of one more message in a batch, and of one that waits for its update, over the cost of the batch itself.
+        self.lane_cost = by_size / division.size / fixed
+        self.wait_cost = waiting(num_bytes(packed.message), jax.default_backend()) / fixed
 
     def fits(self, layout: Layout) -> bool:
         """Whether W workers take no more than 2 (W + 2) copies of the parameters, or little memory at all.
@@ -64,8 +65,7 @@ class Program:
         come of it, beside all views and the messages that wait. Four copies are for the parameters, an optimizer's
         state and what an update makes of them.
         """
-        of_both = self.packed.view_parts, [self.packed.message]
-        view, message = (sum(x.num_bytes() for packer in packers for x in packer.leaves) for packers in of_both)
+        view, message = sum(map(num_bytes, self.packed.view_parts)), num_bytes(self.packed.message)
         of_share = layout.width // self.division.size
         needed = (layout.num_views + 1 + of_share) * view + (layout.width + layout.num_messages) * message
         return needed <= max((layout.num_workers - 2) * (view + message), SMALL)
@@ -230,6 +230,11 @@ def _take(rows: Any, index: Any, then: Any = ()) -> tuple[Any, Any]:
 
     taken, then = jax.lax.cond(indices[0][0] >= 0, gather, gather)
     return treedef.unflatten(taken), then
+
+
+def num_bytes(packer: Packer) -> int:
+    """Of a tree."""
+    return sum(leaf.num_bytes() for leaf in packer.leaves)
 
 
 def _row(rows: PyTree, index: Array) -> PyTree:

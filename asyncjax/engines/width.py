@@ -16,6 +16,7 @@ def choose(
     width: int | None,
     *,
     lane: float,
+    wait: float = 0.0,
     fits: Callable[[Layout], bool] = lambda layout: True,
     shares: int = 1,
     chunk_size: int | None = None,
@@ -32,6 +33,7 @@ def choose(
       num_workers: W.
       width: the only one to consider, if there is one.
       lane: the cost of one more lane.
+      wait: the cost of a message that is computed early and waits for its update.
       fits: whether there is memory for a layout.
       shares: what a batch is divided into; widths are multiples of it.
       chunk_size: updates after which a batch has to begin; None stands for all of them.
@@ -46,8 +48,8 @@ def choose(
                 planner = Planner(worker, read, num_workers, candidate, early)
                 if costs and width is None and not fits(planner.layout):
                     continue
-                moves = 0.1 * lane * trial * group if early else 0.0  # into and out of the slots for messages
-                costs[candidate, early] = planner.count_batches(trial, chunk_size) * (1 + lane * candidate) + moves
+                batches = planner.count_batches(trial, chunk_size)
+                costs[candidate, early] = batches * (1 + lane * candidate) + early * wait * trial * group
     least = min(costs.values())
     return next(choice for choice, cost in costs.items() if cost <= 1.03 * least)
 

@@ -46,8 +46,10 @@ class Args:
     """Environment: any gymnax id with discrete actions."""
     sizes: tuple[str, ...] = ("16x64x20", "16x16x10", "64x1x5")
     """Workers x environments per worker x steps per message."""
-    steps: int = 200_000
+    steps: int = 300_000
     """Environment steps of one timed run, rounded to whole rounds of all workers."""
+    max_updates: int = 10_000
+    """Updates of one timed run at most, so that small messages do not take all the time."""
     repeats: int = 7
     """Timed runs of each; the median counts."""
     threads: bool = True
@@ -73,7 +75,8 @@ def main(args: Args) -> list[dict[str, Any]]:
 def measure(args: Args, size: str) -> list[dict[str, Any]]:
     """All ways to run one size, in turns."""
     workers, envs, unroll = (int(part) for part in size.split("x"))
-    updates = max(1, args.steps // (envs * unroll * workers)) * workers
+    rounds = min(args.steps // (envs * unroll * workers), args.max_updates // workers)
+    updates = max(1, rounds) * workers
     steps = updates * envs * unroll
     seconds = in_turns(dict(ways(args, workers, envs, unroll, updates)), args.repeats, size)
     rows = [{"size": size, "name": name, **summary(steps, values)} for name, values in seconds.items()]
@@ -184,6 +187,7 @@ def plot(rows: list[dict[str, Any]]) -> Any:
         axes.set_yticks(place, [r["name"] for r in of_size], fontsize=6)
         axes.invert_yaxis()
         axes.set_xlim(0, 1.15 * high.max())
+        axes.locator_params(axis="x", nbins=5)
         axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e3:,.0f}k")
         axes.set_xlabel("env steps/s (median, extremes)")
         axes.set_title(f"{size}; numbers: / {of_size[0]['name']}", fontsize=7, loc="left")

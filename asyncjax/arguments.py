@@ -71,7 +71,9 @@ class Asynchrony:
     num_threads: int | None = None
     """threads: host threads that the workers share; None is one per core, or one each where workers sleep or wait."""
     num_devices: int = 1
-    """emulate: devices, on a CPU cores, that share the messages computed together and repeat all updates."""
+    """emulate: divide the work over so many devices, on a CPU over cores.
+
+    It pays where a message takes about a millisecond to compute; smaller ones get slower."""
     publication: Literal["atomic", "leaf"] = "atomic"
     """threads: publish new parameters as a whole, or leaf by leaf, so that reads may be torn."""
     service: Literal["constant", "exponential", "gamma", "lognormal", "pareto", "straggler"] | None = None
@@ -124,6 +126,8 @@ class Resume:
     """The run directory."""
     total_steps: int | None = None
     """Environment steps of the whole run, to make it longer than first planned."""
+    num_devices: int | None = None
+    """emulate: another number of devices than before; the rest is then what it would have been up to rounding."""
 
 
 Config = dict[str, Any]  # every option by name, and "method": what config.json holds
@@ -150,6 +154,8 @@ def parse(argv: list[str], description: str | None) -> tuple[Config, Path, bool]
         if resume.total_steps is not None and resume.total_steps > config["total_steps"]:
             config["restarts"] = [*config["restarts"], config["total_steps"]]
             config["total_steps"] = resume.total_steps
+        if resume.num_devices is not None:
+            config["num_devices"] = resume.num_devices
         return config, resume.resume, True
     method, values = commandline.parse(
         argv, "train.py", description, training=Training, asynchrony=Asynchrony, cluster=Cluster, output=Output
@@ -164,12 +170,12 @@ def _check_resume(argv: list[str]) -> None:
     """Raises ValueError for what a run that is continued takes from its directory."""
     options = {word.split("=")[0].replace("_", "-") for word in argv if word.startswith("--")}
     others = [argv[0]] * (argv[0] in commandline.factories()) + sorted(
-        options - {"--resume", "--total-steps", "--help"}
+        options - {"--resume", "--total-steps", "--num-devices", "--help"}
     )
     if others:
         raise ValueError(
-            f"{others[0]}: --resume takes the method and its options from the run directory; only --total-steps goes"
-            " with it."
+            f"{others[0]}: --resume takes the method and its options from the run directory; only --total-steps and"
+            " --num-devices go with it."
         )
 
 
@@ -235,6 +241,11 @@ def check_effects(config: Config) -> None:
             if config[name] not in (usual[name], recommended.get(name, usual[name])):  # so it was asked for
                 raise ValueError(f"{name}={config[name]!r} would have no effect: {why}.")
 
+    if config["num_devices"] > max(config["num_workers"], 1):
+        raise ValueError(
+            f"num_devices={config['num_devices']}: {config['num_workers']} workers keep no more than as many devices"
+            " busy; ask for no more."
+        )
     if config["engine"] in REAL:
         if config["service"] is None:
             refuse(("service_mean",), "workers sleep only with --service; give that too, or neither")
@@ -330,7 +341,9 @@ def devices_of(num_devices: int) -> list[Device] | None:
     """So many devices that share work; None where it is one, which JAX chooses."""
     found = jax.local_devices()
     if num_devices > len(found):
-        raise ValueError(f"num_devices={num_devices}: there is {len(found)} of {found[0].platform}; ask for no more.")
+        raise ValueError(
+            f"num_devices={num_devices}: only {len(found)} {found[0].platform} device(s) here; ask for no more."
+        )
     return found[:num_devices] if num_devices > 1 else None
 
 

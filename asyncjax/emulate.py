@@ -66,10 +66,10 @@ def emulate(
       callback: called with a `Chunk` after every `chunk_size` updates.
       chunk_size: updates per call of the compiled program. It decides which messages are computed
         together, so only runs with equal chunks are promised to agree bit for bit.
-      width: messages computed in one batch; by default chosen for the schedule and the backend. With `devices` it is
-        a multiple of their number.
+      width: messages computed in one batch; by default chosen for the schedule and the backend.
         `width=group_size` runs event by event. 1 if JAX's default generator is one that draws other
         numbers under `vmap`, as "rbg" does: what is computed together then differs from the run by its definition.
+        With D `devices` a multiple of D, and D where it would be 1: one on each.
       num_workers: W, by default one more than the largest worker of the schedule.
       num_views: room for views when the schedule is traced under `jit`; by default enough for any
         realizable schedule, W + G - 1.
@@ -80,7 +80,7 @@ def emulate(
       devices: over which the messages of a batch are divided; None is the one that JAX chooses, and divides nothing.
         Each repeats all updates, and has all views and states in its memory, so that this pays where `work` takes most
         of the time. The result is on the first. `jax.config.update("jax_num_cpu_devices", 2)` before anything else
-        makes two devices of a CPU.
+        makes two devices of a CPU; there XLA ends the process if one waits a minute for another.
 
     Returns:
       Result(shared, local, metrics).
@@ -100,14 +100,17 @@ def emulate(
     sizes = given(width=width, num_workers=num_workers, num_views=num_views)
     check_run(method, key, schedule, callback=callback, chunk_size=chunk_size, **sizes)
     width, num_workers, num_views, chunk_size = whole(width, num_workers, num_views, chunk_size)
-    if devices is not None:
-        check_devices(devices, distinct=True)
-        if width is not None and width % len(devices):
-            raise ValueError(f"width={width} can not be shared by {len(devices)} devices: give a multiple of that.")
     if exact and width not in (None, 1):
         raise ValueError(
             f"width={width} and exact=True exclude each other: lanes of a batch round otherwise; drop one."
         )
+    if devices is not None:
+        check_devices(devices, distinct=True)
+        if width is not None and width % len(devices):
+            many = len(devices)
+            raise ValueError(
+                f"width={width}: {many} devices can not share that; give a multiple of {many}, or leave it out."
+            )
     exact = exact or FLAG in os.environ.get("XLA_FLAGS", "").split()
     known = concrete(schedule)
     if num_workers is None:

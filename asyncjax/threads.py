@@ -127,5 +127,9 @@ def run_threads(
 
 def default_threads(num_devices: int) -> int:
     """As many as this process has cores, but two at least, or nothing would be asynchronous; as many on each device."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return -(-max(cores, 2) // num_devices) * num_devices
+    return -(-max(num_cores(), 2) // num_devices) * num_devices
+
+
+def num_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -25,8 +25,9 @@ from asyncjax.checks import check_counts
 from asyncjax.sweeps import summaries
 from asyncjax.sweeps.batch_progress import BatchProgress
 from asyncjax.sweeps.store import Store
+from asyncjax.threads import num_cores
 from figure import check_replaced
-from train import exit_code
+from train import divide_cpu, exit_code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +82,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if written.exists():
         before = runs.read_json(written).get("arguments")
         check_replaced(written, before, arguments, "a --label, or another folder with --results")
+    if args["engine"] == "emulate":
+        divide_cpu(num_cores())  # the seeds of a batch are split over them
     outcome = run(method, args)
     found = {k: np.asarray(v).tolist() for k, v in outcome.items()}
     files.replace(written, json.dumps({**found, "arguments": arguments}))

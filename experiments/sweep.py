@@ -39,8 +39,9 @@ from asyncjax.cluster import connected
 from asyncjax.environment import Environment
 from asyncjax.panels import new_figure
 from asyncjax.sweeps import summaries
+from asyncjax.threads import num_cores
 from spaces import Range, Space, choices_by_optuna, choices_of, import_optuna, parse_space
-from train import exit_code, prepare_jax
+from train import divide_cpu, exit_code, prepare_jax
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +114,7 @@ def main(argv: list[str] | None = None) -> aj.Table:
     argv = resumed(sys.argv[1:] if argv is None else argv)
     method, args = commandline.parse(quickened(argv), "sweep.py", __doc__, sweep=Sweep)
     path = args.pop("directory") or Path("results") / f"sweep-{method}-{args['env']}"
+    divide_cpu(num_cores())  # a batch of runs is split over them
     prepare_jax(args["compilation_cache"])
     table = run(method, args, path, argv)
     written = save(table, args, path)

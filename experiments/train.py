@@ -63,7 +63,8 @@ def unless_empty(path: Path, run_dir: list[Path]) -> Iterator[None]:
 def train(config: Config, path: Path, resumed: bool, run_dir: list[Path]) -> None:
     """One run, from its configuration to its summary."""
     arguments.check_options(config, resumed)
-    prepare_jax(config["compilation_cache"], config["num_devices"])
+    divide_cpu(config["num_devices"])
+    prepare_jax(config["compilation_cache"])
     # Of the run, the schedule and the evaluation; one program splits them and takes them apart.
     keys = jax.jit(lambda key: tuple(jax.random.split(key, 3)))(jax.random.key(config["seed"]))
     env = commandline.make_env_from(config["env"], config["env_params"])
@@ -195,11 +196,16 @@ def speed(metrics: dict[str, np.ndarray]) -> float:
     return float(np.median(per_second[1:] if len(per_second) > 1 else per_second))
 
 
-def prepare_jax(compilation_cache: bool, num_devices: int = 1) -> None:
-    """Options of JAX that have to be set before it computes anything."""
+def divide_cpu(num_devices: int) -> None:
+    """Makes so many devices of a CPU, but no more than its cores; before JAX computes anything."""
+    num_devices = min(num_devices, max(os.cpu_count() or 1, 2))
     if num_devices > 1:
-        with contextlib.suppress(RuntimeError):  # where JAX runs already; too few devices are told later
+        with contextlib.suppress(RuntimeError):  # where JAX has begun: what needs them says if there are too few
             jax.config.update("jax_num_cpu_devices", num_devices)
+
+
+def prepare_jax(compilation_cache: bool) -> None:
+    """Options of JAX that have to be set before it computes anything."""
     # A call from a worker's thread computes there and then, instead of waking another thread first.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     if not compilation_cache:

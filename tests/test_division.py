@@ -73,7 +73,7 @@ with pytest.raises(FloatingPointError) as alone:
 with pytest.raises(FloatingPointError) as divided:
     aj.emulate(explosive, gamma, KEY, devices=devices)
 assert str(alone.value) == str(divided.value)
-with pytest.raises(ValueError, match="width=3 can not be shared by 2 devices: give a multiple of that"):
+with pytest.raises(ValueError, match="width=3: 2 devices can not share that; give a multiple of 2, or leave it out"):
     aj.emulate(method("sgd"), gamma, KEY, devices=devices[:2], width=3)
 """
 
@@ -108,6 +108,8 @@ def test_the_command_line_makes_two_devices_of_a_cpu_and_continues_with_two(tmp_
     assert more.config["num_devices"] == first.config["num_devices"] == 2
     assert more.metrics["update"].tolist() == [4 * (i + 1) for i in range(7)] + [30]
     np.testing.assert_array_equal(more.metrics["loss"][:5], first.metrics["loss"])
+    train("--resume", tmp_path, "--total-steps", 320, "--num-devices", 1)
+    assert aj.runs.load(tmp_path).metrics["update"][-1] == 40
 
 
 def train(*arguments: object) -> None:

@@ -228,8 +228,12 @@ def test_ctrl_c_on_threads_leaves_a_checkpoint_to_resume(tmp_path):
         ("--service-mean -1", "service_mean=-1.0: give positive seconds"),
         ("--seed 4294967296", "seed=4294967296: use one of 0 to 4294967295"),
         ("--num-devices 0", "num_devices=0: use at least 1"),
+        (
+            "--num-devices 3 --num-workers 4 --engine emulate",
+            "num_devices=3: only 1 cpu device(s) here; ask for no more",
+        ),
         ("--num-devices 2", "num_devices=2 is of another engine: use --engine emulate"),
-        ("--num-devices 999 --engine emulate", "num_devices=999: there is 1 of cpu; ask for no more"),
+        ("--num-devices 999 --engine emulate", "num_devices=999: 2 workers keep no more"),
         ("--num-threads 2 --engine emulate", "num_threads=2 is of another engine: use --engine threads"),
         ("--address auto", "address='auto' is of another engine: use --engine ray"),
         ("--env-params gravitas=3", "gravitas=3 is not a parameter of CartPole-v1"),

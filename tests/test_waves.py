@@ -13,7 +13,10 @@ import pytest
 from hypothesis import strategies as st
 
 import asyncjax as aj
+from asyncjax.emulate import _planner
 from asyncjax.engines.common import initial_state
+from asyncjax.engines.cost import waiting
+from asyncjax.engines.division import Division
 from asyncjax.engines.packing import PackedMethod
 from asyncjax.engines.program import Program
 from asyncjax.engines.waves import (
@@ -26,7 +29,7 @@ from asyncjax.engines.waves import (
     stack_reads,
 )
 from asyncjax.engines.width import choose
-from tests.laws import KEY, assert_equal
+from tests.laws import KEY, assert_equal, method
 
 UPDATES = 12
 
@@ -235,6 +238,23 @@ def test_messages_are_computed_early_unless_waiting_costs_more_than_it_saves() -
     assert choose(worker, read, 16, None, lane=0.5)[1]
     assert not choose(worker, read, 16, None, lane=0.5, wait=1.0)[1]
     assert choose(np.array([[0, 0]] * 4), np.zeros((4, 2, 1), np.int32), 1, None, lane=0.5, wait=1.0)[1]  # it has to
+
+
+def test_devices_share_what_a_lane_costs_and_meet_once_a_batch() -> None:
+    packed = PackedMethod(method("a3c"), 4, (0,) * 12)
+    alone, divided = Program(packed), Program(packed, division=Division((jax.devices()[0],) * 2))
+    assert alone.lane_cost > 0
+    assert divided.lane_cost < alone.lane_cost / 2  # beside a batch that costs more by itself
+    many, few = (waiting(num_bytes, "cpu") for num_bytes in (30_000, 10_000))
+    assert many == pytest.approx(3 * few)
+    assert alone.wait_cost > 0
+
+
+def test_a_run_in_short_chunks_has_batches_that_fit_into_them() -> None:
+    schedule, program = aj.schedules.round_robin(720, 8), Program(PackedMethod(method("a3c"), 8, (0,) * 12))
+    program.lane_cost = 0.5
+    assert _planner(schedule, program, None).layout.width == 8
+    assert _planner(schedule, program, None, chunk_size=9).layout.width < 8
 
 
 def test_reads_are_stacked_in_the_order_of_the_views_leaves() -> None:

@@ -16,7 +16,7 @@ AXIS, EVERYWHERE = "lanes", PartitionSpec()
 
 
 class Division(NamedTuple):
-    """How a batch's lanes are divided: in equal shares over the devices.
+    """How the A lanes of a batch are divided: in equal shares over D devices.
 
     All else, the updates too, every device repeats on arrays of its own, as what it computes then need not be sent.
 

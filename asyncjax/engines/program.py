@@ -52,11 +52,12 @@ class Program:
         # Not decorated: jit's cache would keep every program for ever.
         self._load, self._row = jax.jit(self._fresh_carry, static_argnums=0), jax.jit(_row)
         self._unload = jax.jit(self._unpacked)
-        fixed, by_size = cost_of(work).seconds(jax.default_backend())
+        backend = division.devices[0].platform if division.devices else jax.default_backend()
+        fixed, by_size = cost_of(work).seconds(backend)
         fixed = max(fixed + (MEETING if division.size > 1 else 0.0), 1e-9)
         # Of one more message in a batch, and of one that waits for its update, over the cost of the batch itself.
         self.lane_cost = by_size / division.size / fixed
-        self.wait_cost = waiting(num_bytes(packed.message), jax.default_backend()) / fixed
+        self.wait_cost = waiting(num_bytes(packed.message), backend) / fixed
 
     def fits(self, layout: Layout) -> bool:
         """Whether W workers take no more than 2 (W + 2) copies of the parameters, or little memory at all.

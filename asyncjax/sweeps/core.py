@@ -86,7 +86,8 @@ def sweep(
       batch_size: runs at a time; by default as many as `max_bytes` allow. Runs do not depend on each other, but
         programs of different sizes may round differently. 1 is one run after the other.
       max_bytes: for the runs of a batch, on each device; by default half of what is free.
-      devices: over which the runs of a batch are split; by default all local ones.
+      devices: over which the runs of a batch are split; by default all local ones. A CPU is one, of which
+        `jax.config.update("jax_num_cpu_devices", 2)` before anything else makes two: quicker on two cores.
       directory: where the summaries of finished batches are kept. A sweep that was stopped continues from there, and
         one with more settings or seeds runs only what is new. That the functions are the same is not checked. Values
         that are functions are known by their names there, and those without one are refused.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -35,7 +37,21 @@ class Division(NamedTuple):
         """The program as every device runs it, on replicated arrays."""
         if not self.devices:
             return program
-        return jax.shard_map(program, mesh=self._mesh, in_specs=EVERYWHERE, out_specs=EVERYWHERE, check_vma=False)
+        on_all = partial(jax.shard_map, mesh=self._mesh, in_specs=EVERYWHERE, out_specs=EVERYWHERE, check_vma=False)
+
+        def everywhere(*args: Any) -> Any:
+            filled, whole = _without_empty(args)
+            structure: list[Callable[[list[Array]], Any]] = []
+
+            def inside(filled: list[Array]) -> list[Array]:
+                results, whole_results = _without_empty(program(*whole(filled)))
+                structure.append(whole_results)
+                return results
+
+            results = on_all(inside)(filled)
+            return structure[-1](results)
+
+        return everywhere
 
     def to_all(self, tree: PyTree) -> PyTree:
         """A copy for every device."""
@@ -60,8 +76,8 @@ class Division(NamedTuple):
         if self.size == 1:
             return shares
         packer = Packer.of(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shares))
-        whole = {key: jax.lax.all_gather(x, AXIS, tiled=True) for key, x in packer.pack(shares, 1).items()}
-        return packer.unpack(whole)
+        filled, whole = _without_empty(packer.pack(shares, 1), self.size)
+        return packer.unpack(whole([jax.lax.all_gather(x, AXIS, tiled=True) for x in filled]))
 
     @property
     def _mesh(self) -> Mesh:
@@ -69,3 +85,18 @@ class Division(NamedTuple):
 
 
 WHOLE = Division()
+
+
+def _without_empty(tree: PyTree, times: int = 1) -> tuple[list[Array], Callable[[list[Array]], PyTree]]:
+    """The leaves with entries, and what makes the tree of them, or of so many times their rows.
+
+    XLA of jax 0.11 dies of empty arrays that are replicated or gathered.
+    """
+    leaves, treedef = jax.tree.flatten(tree)
+    empty = {i: ((times * x.shape[0], *x.shape[1:]), x.dtype) for i, x in enumerate(leaves) if x.size == 0}
+
+    def whole(filled: list[Array]) -> PyTree:
+        rest = iter(filled)
+        return treedef.unflatten([jnp.zeros(*empty[i]) if i in empty else next(rest) for i in range(len(leaves))])
+
+    return [x for i, x in enumerate(leaves) if i not in empty], whole

@@ -13,12 +13,12 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from asyncjax import commandline, runs, schedule_parts, schedules, service
+from asyncjax import commandline, runs, schedules, service
 from asyncjax.adapters.host_environment import check_compiled
 from asyncjax.discipline import Discipline
 from asyncjax.environment import Environment
 from asyncjax.method import Device
-from asyncjax.schedules import Schedule
+from asyncjax.schedules import Schedule, directory
 from asyncjax.tuned import tuned
 
 SERVICES: dict[str, Callable[[float], service.Service]] = {
@@ -294,7 +294,7 @@ def make_plan(config: Config, env: Environment, key: jax.Array) -> Plan:
 
 def load_schedule(path: Path) -> Schedule:
     """The schedule in a file, or in a run directory, however that run stopped."""
-    schedule = schedule_parts.load(path) if path.is_dir() else schedules.load(path) if path.is_file() else None
+    schedule = directory.load(path) if path.is_dir() else schedules.load(path) if path.is_file() else None
     if schedule is None:
         missing = "no schedule in that directory" if path.is_dir() else "no such file"
         raise ValueError(f"schedule={path}: there is {missing}; give a run directory, or its schedule.npz.")

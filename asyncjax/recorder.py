@@ -18,7 +18,7 @@ from asyncjax.engines.common import deliver_after
 from asyncjax.files import PathLike
 from asyncjax.method import Chunk, State
 from asyncjax.runs import Row, check_config, create, read_rows, versions
-from asyncjax.schedule_parts import ScheduleParts
+from asyncjax.schedules.directory import ScheduleParts
 
 
 class Recorder:

@@ -24,11 +24,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from asyncjax import schedule_parts
 from asyncjax.checkpoints import Checkpoints
 from asyncjax.files import PathLike
 from asyncjax.method import Method, State
-from asyncjax.schedules import Schedule
+from asyncjax.schedules import Schedule, directory
 
 PACKAGES = ("asyncjax", "jax", "jaxlib", "flax", "optax", "gymnax", "gymnasium", "envpool", "brax", "ray", "numpy")
 INTEGERS = ("update", "env_steps")
@@ -92,7 +91,7 @@ def load(path: PathLike) -> Run:
             f"{path} is a sweep, not a run: it goes on with `python experiments/sweep.py --resume {path}`."
         )
     versions = read_json(path / "versions.json")
-    return Run(path, config, versions, columns(read_rows(path)), schedule_parts.load(path))
+    return Run(path, config, versions, columns(read_rows(path)), directory.load(path))
 
 
 def read_rows(path: PathLike) -> list[Row]:

@@ -18,13 +18,14 @@ import numpy as np
 import optax
 import pytest
 
-from asyncjax import runs, schedule_parts, schedules, service, timeline
+from asyncjax import runs, schedules, service, timeline
 from asyncjax.checkpoints import Checkpoints
 from asyncjax.emulate import emulate
 from asyncjax.method import Chunk, State
 from asyncjax.methods.sgd import sgd
 from asyncjax.recorder import Recorder, summarize
-from asyncjax.schedule_parts import ScheduleParts
+from asyncjax.schedules import directory
+from asyncjax.schedules.directory import ScheduleParts
 from tests.laws import assert_equal, leaves_of_all_kinds
 
 KEY = jax.random.key(0)
@@ -203,12 +204,12 @@ def test_a_missing_part_of_a_schedule_is_told(tmp_path):
         parts.append(schedules.cut(make_schedule(30), start, start + 10))
         parts.write()
     (tmp_path / "schedule" / "notes.npz").touch()
-    whole = schedule_parts.load(tmp_path)
+    whole = directory.load(tmp_path)
     assert whole is not None
     assert whole.num_updates == 30
     (tmp_path / "schedule" / "10.npz").unlink()
     with pytest.raises(ValueError, match=r"20\.npz begins at update 20, but what is before it ends at 10"):
-        schedule_parts.load(tmp_path)
+        directory.load(tmp_path)
 
 
 def test_states_can_be_pickled():

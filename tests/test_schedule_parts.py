@@ -12,8 +12,9 @@ import jax
 import pytest
 from hypothesis import given, settings
 
-from asyncjax import schedule_parts, schedules, service
-from asyncjax.schedule_parts import ScheduleParts
+from asyncjax import schedules, service
+from asyncjax.schedules import directory
+from asyncjax.schedules.directory import ScheduleParts
 from tests.laws import assert_equal
 
 WHOLE = schedules.from_service_times(service.exponential(1.0), 200, 4, jax.random.key(0), group_size=2)
@@ -45,7 +46,7 @@ def test_what_was_written_is_read_after_any_sessions(sessions: list, torn: bool)
                     assert_equal(parts.finish(), expected(source, recorded))
             if end == "end":
                 assert sorted(file.name for file in path.iterdir()) == ["schedule.npz"] * (recorded > 0)
-            assert_equal(schedule_parts.load(path), expected(source, recorded))
+            assert_equal(directory.load(path), expected(source, recorded))
 
 
 def expected(source: schedules.Schedule, num_updates: int) -> schedules.Schedule | None:
@@ -66,7 +67,7 @@ def test_a_failed_write_is_made_up_for_by_the_next(tmp_path: Path) -> None:
     parts.append(schedules.cut(WHOLE, 0, 10))
     with mock.patch.object(schedules, "save", side_effect=OSError(28, "full")), pytest.raises(OSError, match="full"):
         parts.write()
-    assert schedule_parts.load(tmp_path) is None
+    assert directory.load(tmp_path) is None
     assert_equal(parts.finish(), schedules.cut(WHOLE, 0, 10))
 
 
@@ -87,5 +88,5 @@ def test_a_run_may_end_while_it_is_read(tmp_path: Path, count: int) -> None:
         return load(file)
 
     with mock.patch.object(schedules, "load", ending):
-        assert_equal(schedule_parts.load(tmp_path), schedules.cut(WHOLE, 0, 10 * count))
+        assert_equal(directory.load(tmp_path), schedules.cut(WHOLE, 0, 10 * count))
     assert ended

@@ -20,6 +20,7 @@ from asyncjax.engines.host_program import HostProgram, Job, View, cached_host_pr
 from asyncjax.engines.packing import Packed
 from asyncjax.engines.processes import Lost, Processes
 from asyncjax.engines.team import Team
+from asyncjax.extras import import_extra
 from asyncjax.method import Chunk, Method, Result, State
 from asyncjax.schedules import Schedule
 from asyncjax.service import Service, streams
@@ -168,10 +169,7 @@ def connected(address: str | None, num_cpus: int) -> Iterator[Any]:
       ImportError: with the extra to install.
       ConnectionError: no cluster answers at the address.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise ImportError('run_ray needs Ray: pip install "asyncjax[ray]".') from error
+    ray = import_extra("ray", "run_ray needs Ray", "ray")
     if ray.is_initialized():
         yield ray
         return

@@ -6,7 +6,6 @@ One environment is unbatched: callers `vmap` it. A step resets by itself when th
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from asyncjax.extras import import_extra
 from asyncjax.method import PyTree
 
 PACKAGES = ("gymnasium", "envpool", "brax")  # of environments; their ids are written package:id
@@ -175,10 +175,7 @@ def _adapter(package: str) -> ModuleType:
             f"env='{package}:...': there is no adapter to {package!r}. Write {', '.join(f'{p}:ID' for p in PACKAGES)},"
             " or a gymnax id without a colon."
         )
-    try:
-        return importlib.import_module(f"asyncjax.adapters.from_{package}")
-    except ImportError as error:
-        raise ImportError(f"env='{package}:...' needs {package}: pip install \"asyncjax[envs]\" ({error}).") from error
+    return import_extra(f"asyncjax.adapters.from_{package}", f"env='{package}:...' needs {package}", "envs")
 
 
 def check_step(name: str, told: Any) -> tuple[PyTree, Step]:

@@ -10,13 +10,13 @@ Both packages come with the extra `logging`. A metric's step is `env_steps` wher
 
 from __future__ import annotations
 
-import importlib
 import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from asyncjax.extras import import_extra
 from asyncjax.files import PathLike
 from asyncjax.runs import Row
 
@@ -33,7 +33,7 @@ class TensorBoard:
     """
 
     def __init__(self, path: PathLike, config: Mapping[str, Any] | None = None) -> None:
-        self.package = required("tensorboardX")
+        self.package = import_extra("tensorboardX", "this logger needs tensorboardX", "logging")
         self.path, self.config = path, dict(config or {})
         self.writer: Any = None
 
@@ -72,7 +72,7 @@ class WeightsAndBiases:
     """
 
     def __init__(self, path: PathLike, config: Mapping[str, Any] | None = None, **options: Any) -> None:
-        self.package = required("wandb")
+        self.package = import_extra("wandb", "this logger needs wandb", "logging")
         self.path, self.config, self.options = Path(path), dict(config or {}), options
         if (options.get("mode") or os.environ.get("WANDB_MODE") or "online") == "online":
             self._online(self.package.login)  # now, when there is no directory yet
@@ -127,11 +127,3 @@ def scalars(row: Row) -> dict[str, float]:
     for name, value in row.items():
         flat |= {f"{name}/{i}": x for i, x in enumerate(value)} if isinstance(value, list) else {name: value}
     return {name: value for name, value in flat.items() if value is not None}
-
-
-def required(package: str) -> Any:
-    """The package; where it is missing, an ImportError that says how to get it."""
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise ImportError(f'this logger needs {package}: pip install "asyncjax[logging]".') from error

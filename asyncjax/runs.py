@@ -25,6 +25,7 @@ import jax
 import numpy as np
 
 from asyncjax.checkpoints import Checkpoints
+from asyncjax.extras import import_extra
 from asyncjax.files import PathLike
 from asyncjax.method import Method, State
 from asyncjax.schedules import Schedule, directory
@@ -152,10 +153,7 @@ def to_pandas(paths: PathLike | Run | Iterable[PathLike | Run]) -> Any:
       >>> table = aj.runs.to_pandas("runs/*")  # doctest: +SKIP
       >>> table.groupby(["method", "num_workers"])["return"].mean()  # doctest: +SKIP
     """
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise ImportError('to_pandas needs pandas: pip install "asyncjax[logging]".') from error
+    pd = import_extra("pandas", "to_pandas needs pandas", "logging")
     several = [paths] if isinstance(paths, (str, os.PathLike, Run)) else list(paths)
     found = [run for path in several for run in ([path] if isinstance(path, Run) else _matches(path))]
     if not found:

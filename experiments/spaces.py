@@ -11,6 +11,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from asyncjax.extras import import_extra
+
 Setting = dict[str, Any]
 
 
@@ -101,11 +103,7 @@ def choices_by_optuna(
 
 def import_optuna() -> Any:
     """Optuna, or the sentence that says how to get it."""
-    try:
-        import optuna  # pyright: ignore[reportMissingImports] - an extra
-    except ImportError as error:
-        raise ImportError('--optuna needs Optuna: pip install "asyncjax[sweep]".') from error
-    return optuna
+    return import_extra("optuna", "--optuna needs Optuna", "sweep")
 
 
 def _none_twice(settings: list[Setting]) -> list[Setting]:

@@ -145,7 +145,7 @@ def test_bad_input() -> None:
     record = aj.schedules.from_service_times(aj.service.exponential(), 20, 2, jax.random.key(0))
     with pytest.raises(ValueError, match="the record has 2 workers, and there is a worker 2"):
         aj.schedules.from_service_times(fidelity.fit(record, per_worker=True), 4, 3, jax.random.key(0))
-    with pytest.raises(ValueError, match="family='weibull': choose one of exponential"):
+    with pytest.raises(ValueError, match="family='weibull': choose one of 'exponential'"):
         fidelity.fit(record, "weibull")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least two positive times"):
         fidelity.fits(np.zeros(3))

@@ -438,13 +438,13 @@ def test_a_policy_can_be_all_that_is_asked_for():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"method": "magic"}, "method='magic': choose one of jacobi"),
+        ({"method": "magic"}, "method='magic': choose one of 'jacobi'"),
         ({"tolerance": 0.0}, "tolerance=0.0"),
         ({"initial": np.zeros(3)}, "initial has shape \\(3,\\)"),
         ({"initial": np.append(np.zeros(11), np.nan)}, "initial is not finite in state 11"),
         ({"method": "anderson", "memory": -1}, "memory=-1: keep at least 0 differences"),
-        ({"backend": "cuda"}, "backend='cuda': choose one of None, host, jax"),
-        ({"certifies": "all"}, "certifies='all': choose one of values, policy"),
+        ({"backend": "cuda"}, "backend='cuda': choose one of None, 'host', 'jax'"),
+        ({"certifies": "all"}, "certifies='all': choose one of 'values', 'policy'"),
         ({"method": "gauss_seidel", "backend": "jax"}, "on the host only"),
     ],
 )

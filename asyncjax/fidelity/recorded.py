@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from asyncjax.checks import check_choice
 from asyncjax.fidelity.families import Family, choose, empirical, fits, model
 from asyncjax.schedules import Schedule, successive
 from asyncjax.service import Service
@@ -55,7 +56,7 @@ def fit(schedule: Schedule, family: Family | None = None, *, per_worker: bool = 
       >>> aj.fidelity.fit(record).name.split(",")[0]
       'fit(gamma'
     """
-    _check(family)
+    _check_family(family)
     of = range(schedule.num_workers) if per_worker else [None]
     chosen = [choose(fits(service_times(schedule, worker)), family) for worker in of]
     models = [model(one) for one in chosen]
@@ -135,13 +136,12 @@ def _recorded(*times: Any) -> list[np.ndarray]:
 
 
 def _fitted(times: np.ndarray, family: Family | None, what: str) -> Service:
-    _check(family)
+    _check_family(family)
     if family is None and not np.all(times > 0):
         family = "empirical"
     one = empirical(times) if family == "empirical" else choose(fits(times), family)
     return model(one)._replace(name=f"fit({one.family}, {what})")
 
 
-def _check(family: Family | None) -> None:
-    if family is not None and family not in get_args(Family):
-        raise ValueError(f"family={family!r}: choose one of {', '.join(get_args(Family))}, or None for the best.")
+def _check_family(family: Family | None) -> None:
+    check_choice((*get_args(Family), None), family=family)

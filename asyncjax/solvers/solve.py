@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from asyncjax.checks import check_devices, check_number
+from asyncjax.checks import check_choice, check_devices, check_number
 from asyncjax.mdp import MDP, AnyMDP, FunctionMDP
 from asyncjax.mdp.check import check_discount, check_is_mdp, row_sums
 from asyncjax.solvers import synchronous
@@ -85,9 +85,9 @@ def solve(
       >>> solution.values.round(3), solution.policy, solution.bound <= 1e-8
       (array([26.244, 29.484, 33.484]), array([0, 0, 0], dtype=int32), True)
     """
-    _check_choice("method", method, METHODS)
-    _check_choice("certifies", certifies, get_args(Certifies))
-    _check_choice("backend", backend, (None, *get_args(Backend)))
+    check_choice(METHODS, method=method)
+    check_choice(get_args(Certifies), certifies=certifies)
+    check_choice((None, *get_args(Backend)), backend=backend)
     if devices is not None:
         check_devices(devices, distinct=True)
     sums = _check_arguments(mdp, discount, tolerance, initial, max_seconds)
@@ -142,11 +142,6 @@ def _known(method: str, options: dict[str, Any]) -> dict[str, Any]:
 def _is_double(mdp: AnyMDP) -> bool:
     """Whether to compute in float64: for arrays their type decides, whatever JAX's default is."""
     return mdp.reward.dtype == np.float64 if isinstance(mdp, MDP) else jnp.zeros(()).dtype == np.float64
-
-
-def _check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(str, choices))}.")
 
 
 def _check_arguments(

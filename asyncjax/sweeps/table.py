@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from asyncjax import statistics
+from asyncjax.extras import import_extra
 
 Setting = dict[str, Any]
 
@@ -218,9 +219,6 @@ def _short(value: Any) -> str:
 
 
 def _save_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
-    try:
-        import pyarrow  # pyright: ignore[reportMissingImports]
-        import pyarrow.parquet  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ImportError('Parquet needs pyarrow: pip install "asyncjax[sweep]", or save as .csv.') from error
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    needs = "Parquet needs pyarrow (save as .csv without it)"
+    pyarrow, parquet = import_extra("pyarrow", needs, "sweep"), import_extra("pyarrow.parquet", needs, "sweep")
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)

@@ -20,7 +20,7 @@ from asyncjax.checks import check_counts
 from asyncjax.environment import Environment, make_env
 from asyncjax.files import PathLike
 from asyncjax.method import Method, Policy, PyTree
-from asyncjax.panels import COLOURS
+from asyncjax.plotting.panels import COLOURS
 from asyncjax.rollout import where
 
 if TYPE_CHECKING:

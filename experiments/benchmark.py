@@ -30,7 +30,7 @@ import optax  # noqa: E402
 
 import asyncjax as aj  # noqa: E402
 import figure  # noqa: E402
-from asyncjax.panels import COLOURS, COLUMN, new_figure  # noqa: E402
+from asyncjax.plotting.panels import COLOURS, COLUMN, new_figure  # noqa: E402
 from asyncjax.runs import make_directory  # noqa: E402
 
 KEY = jax.random.key(0)

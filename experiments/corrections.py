@@ -23,8 +23,8 @@ import numpy as np
 import asyncjax as aj
 import figure
 from asyncjax.commandline import factories
-from asyncjax.heat_maps import draw_heat_map
-from asyncjax.panels import COLUMN, new_figure
+from asyncjax.plotting.heat_maps import draw_heat_map
+from asyncjax.plotting.panels import COLUMN, new_figure
 from asyncjax.statistics import bootstrap_interval, middle_half
 from corrected import NONE, OF_GRADIENTS, OF_TRAJECTORIES, PREDICTION, SMALLER, Size, build
 from figure import Arrays

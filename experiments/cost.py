@@ -20,7 +20,7 @@ import numpy as np
 import asyncjax as aj
 import figure
 from asyncjax.networks import MLP, ActorCritic
-from asyncjax.panels import COLOURS, COLUMN, new_figure
+from asyncjax.plotting.panels import COLOURS, COLUMN, new_figure
 from figure import Arrays
 
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import figure
-from asyncjax.panels import COLUMN, cycle, new_figure, thousands
+from asyncjax.plotting.panels import COLUMN, cycle, new_figure, thousands
 from asyncjax.statistics import interquartile_mean, middle_half
 
 ENGINES = ("emulate", "threads")

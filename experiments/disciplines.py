@@ -24,7 +24,7 @@ import optax
 import asyncjax as aj
 import figure
 from asyncjax.commandline import factories
-from asyncjax.panels import COLOURS, COLUMN, new_figure, thousands
+from asyncjax.plotting.panels import COLOURS, COLUMN, new_figure, thousands
 from asyncjax.statistics import interquartile_mean
 from asyncjax.sweeps.lanes import keys_of
 from asyncjax.sweeps.summaries import curve, stretch_ends

@@ -15,7 +15,8 @@ import numpy as np
 
 import asyncjax as aj
 import figure
-from asyncjax import fidelity, panels, telemetry
+from asyncjax import fidelity, telemetry
+from asyncjax.plotting import panels
 from figure import Arrays
 
 QUANTITIES = ("staleness", "return")

@@ -21,7 +21,7 @@ import optax
 import asyncjax as aj
 import figure
 from asyncjax.commandline import factories
-from asyncjax.panels import COLOURS, COLUMN, new_figure
+from asyncjax.plotting.panels import COLOURS, COLUMN, new_figure
 from asyncjax.statistics import bootstrap_interval
 from figure import Arrays, small_network
 

@@ -24,7 +24,7 @@ import optax
 import asyncjax as aj
 import figure
 from asyncjax.cluster import connected
-from asyncjax.panels import COLOURS, COLUMN, new_figure, powers_of_two
+from asyncjax.plotting.panels import COLOURS, COLUMN, new_figure, powers_of_two
 from figure import Arrays
 
 KINDS = ("equal", "straggling")

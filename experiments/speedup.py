@@ -29,7 +29,7 @@ import asyncjax as aj
 import figure
 from asyncjax.commandline import factories
 from asyncjax.environment import Environment
-from asyncjax.panels import COLOURS, COLUMN, draw_speedup, new_figure, powers_of_two
+from asyncjax.plotting.panels import COLOURS, COLUMN, draw_speedup, new_figure, powers_of_two
 from asyncjax.rollout import Rollout, init_rollout, unroll
 from asyncjax.sweeps.lanes import keys_of
 from asyncjax.sweeps.store import Store

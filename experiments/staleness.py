@@ -18,8 +18,8 @@ import optax
 import asyncjax as aj
 import figure
 from asyncjax.commandline import factories
-from asyncjax.heat_maps import draw_heat_map
-from asyncjax.panels import COLUMN, new_figure
+from asyncjax.plotting.heat_maps import draw_heat_map
+from asyncjax.plotting.panels import COLUMN, new_figure
 from asyncjax.statistics import bootstrap_interval, middle_half, paired_difference
 from figure import Arrays, small_network
 

@@ -37,7 +37,7 @@ from asyncjax.arguments import SERVICES, num_updates
 from asyncjax.checks import check_counts
 from asyncjax.cluster import connected
 from asyncjax.environment import Environment
-from asyncjax.panels import new_figure
+from asyncjax.plotting.panels import new_figure
 from asyncjax.sweeps import summaries
 from asyncjax.threads import num_cores
 from spaces import Range, Space, choices_by_optuna, choices_of, import_optuna, parse_space

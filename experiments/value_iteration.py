@@ -19,7 +19,7 @@ import numpy as np
 
 import asyncjax as aj
 import figure
-from asyncjax.panels import COLOURS, COLUMN, new_figure
+from asyncjax.plotting.panels import COLOURS, COLUMN, new_figure
 from figure import Arrays
 
 WAYS = ("barrier", "asynchronous")

@@ -15,8 +15,9 @@ from matplotlib.quiver import Quiver
 
 import asyncjax as aj
 from asyncjax import mdp as mdps
-from asyncjax import panels, plotting, runs, schedules, service
+from asyncjax import plotting, runs, schedules, service
 from asyncjax.method import Chunk, State
+from asyncjax.plotting import curves, panels
 from asyncjax.recorder import Recorder
 from asyncjax.solvers import solve
 
@@ -240,8 +241,8 @@ def test_a_dashboard_names_the_metric_that_it_lacks(name):
 
 def test_running_mean_skips_what_is_missing():
     y = np.array([np.nan, 2.0, 4.0, np.nan, 6.0])
-    np.testing.assert_array_equal(plotting.running_mean(y, 2), [np.nan, 2.0, 3.0, 4.0, 6.0])
-    np.testing.assert_array_equal(plotting.running_mean(y, 1), y)
+    np.testing.assert_array_equal(curves.running_mean(y, 2), [np.nan, 2.0, 3.0, 4.0, 6.0])
+    np.testing.assert_array_equal(curves.running_mean(y, 1), y)
 
 
 def test_importing_draws_in_no_plotting_library():

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from asyncjax import panels
+from asyncjax.plotting import panels
 from laboratory.closed_forms import elastic_step, fastest_step, heavy_ball, rate, stable_step, stationary_variance
 
 

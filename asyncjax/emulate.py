@@ -78,9 +78,10 @@ def emulate(
         by one, on each device, and `work` and `apply` compiled apart from the loop, so that nothing around them changes
         how they round.
       devices: over which the messages of a batch are divided; None is the one that JAX chooses, and divides nothing.
-        Each repeats all updates, and has all views and states in its memory, so that this pays where `work` takes most
-        of the time. The result is on the first. `jax.config.update("jax_num_cpu_devices", 2)` before anything else
-        makes two devices of a CPU; there XLA ends the process if one waits a minute for another.
+        Each repeats all updates (callbacks in `apply` come once from each), and has all views and states in its memory,
+        so that this pays where `work` takes most of the time. The result is on the first.
+        `jax.config.update("jax_num_cpu_devices", 2)` before anything else makes two devices of a CPU; there XLA ends
+        the process if one waits a minute for another.
 
     Returns:
       Result(shared, local, metrics).
@@ -108,9 +109,8 @@ def emulate(
         check_devices(devices, distinct=True)
         if width is not None and width % len(devices):
             many = len(devices)
-            raise ValueError(
-                f"width={width}: {many} devices can not share that; give a multiple of {many}, or leave it out."
-            )
+            fix = "leave it out" if exact else f"give a multiple of {many}, or leave it out"
+            raise ValueError(f"width={width}: {many} devices can not share that; {fix}.")
     exact = exact or FLAG in os.environ.get("XLA_FLAGS", "").split()
     known = concrete(schedule)
     if num_workers is None:

@@ -263,6 +263,47 @@ def test_batches_hold_what_there_is_memory_for(num_runs: int, fit: int, num_devi
     assert batches * size - num_runs < batches * num_devices, "less than a lane of padding per batch and device"
 
 
+@hypothesis.given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 8))
+def test_batches_are_no_larger_than_wanted(num_runs: int, wanted: int, num_devices: int) -> None:
+    program = object.__new__(lanes.LaneProgram)
+    program.devices = [jax.devices()[0]] * num_devices
+    size = program.batch_size(num_runs, wanted)
+    assert size % num_devices == 0
+    assert num_devices <= size <= max(wanted, num_devices)
+
+
+def test_cpu_devices_share_half_of_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "available_bytes", lambda device: 20_000)
+    program = object.__new__(lanes.LaneProgram)
+    program.bytes_per_lane = 1000
+    for num_devices in (1, 2, 5):
+        program.devices = [jax.devices("cpu")[0]] * num_devices
+        assert program.batch_size(1000) == 10
+
+
+def test_one_setting_may_have_groups_in_which_a_worker_comes_twice() -> None:
+    counting = aj.Method(
+        init=lambda key, num_workers: (jnp.float32(0), jnp.arange(num_workers, dtype=jnp.float32)),
+        view=lambda total: total,
+        work=lambda total, local: (local, local + 10, {}),
+        apply=lambda total, messages, stale: (total + messages.sum(), {}),
+    )
+
+    def schedule(twice: bool) -> aj.Schedule:
+        worker = np.array([[0, 0], [1, 1], [0, 1]] if twice else 3 * [[0, 1]], np.int32)
+        return aj.Schedule(worker, np.zeros((3, 2), np.int32))
+
+    options: dict[str, Any] = {"summarize": lambda result: {"total": result.shared}, "progress": False}
+    table = aj.sweep(counting, schedule, aj.grid(twice=[False, True]), key=KEY, seeds=1, num_workers=2, **options)
+    assert table["total"].ravel().tolist() == [3 + 2 * 30, 0 + 10 + 1 + 11 + 20 + 21]
+
+
+def test_settings_without_a_number_are_sorted_last() -> None:
+    values = np.array([[1.0, 2.0], [np.nan, np.nan], [5.0, 6.0]])
+    table = aj.Table(aj.grid(delay=[0, 1, 2]), range(2), {"return": values}).sorted("return")
+    assert [setting["delay"] for setting in table.settings] == [2, 0, 1]
+
+
 def test_memory_is_what_lives_at_once() -> None:
     def function(x: jax.Array) -> jax.Array:
         for _ in range(10):

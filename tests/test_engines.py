@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from functools import cache
 from typing import Any
 
 import hypothesis
@@ -85,6 +86,12 @@ def test_exact_emulation_is_replay_bit_for_bit(name: str, group_size: int) -> No
     assert_equal(rest[:2], result[:2])
 
 
+def test_exact_emulation_inside_jit_is_replay_bit_for_bit() -> None:
+    schedule = aj.schedules.from_service_times(aj.service.exponential(), 60, WORKERS, KEY)
+    exact = jax.jit(lambda key: aj.emulate(method("a3c"), schedule, key, num_workers=WORKERS, exact=True))
+    assert_equal(exact(KEY), aj.replay(method("a3c"), schedule, KEY, num_workers=WORKERS))
+
+
 def check_engines(name: str, schedule: aj.Schedule, width: int, chunk_size: int) -> None:
     run, expected = method(name), definition(method(name), schedule, KEY, WORKERS)
     assert_close(aj.replay(run, schedule, KEY, num_workers=WORKERS, chunk_size=chunk_size), expected)
@@ -148,10 +155,22 @@ def test_what_a_method_passes_around_may_be_of_any_kind(make: Any) -> None:
     assert {name: x.shape[:2] for name, x in nothing.metrics.items()} == dict.fromkeys(result.metrics, (2, 0))
 
 
+@cache
+def telling() -> aj.Method:
+    """SGD that reports the views its messages were computed on."""
+    run = method("sgd")
+
+    def apply(shared: Any, messages: Any, stale: aj.Stale) -> tuple[Any, Any]:
+        shared, metrics = run.apply(shared, messages, stale)
+        return shared, {**metrics, **{f"stale_{name}": x for name, x in stale.view.items()}}
+
+    return run._replace(apply=apply)
+
+
 @hypothesis.given(data=st.data())
 @hypothesis.settings(max_examples=6)
 def test_torn_reads_take_each_part_from_its_version(data: st.DataObject) -> None:
-    run, schedule = method("sgd"), data.draw(schedules())
+    run, schedule = telling(), data.draw(schedules())
     other = np.array([[data.draw(st.integers(0, t)) for _ in row] for t, row in enumerate(schedule.worker)], np.int32)
     torn = schedule._replace(read={"w": schedule.read, "b": other})
     expected = definition(run, torn, KEY, 3)

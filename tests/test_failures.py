@@ -565,8 +565,10 @@ def test_messages_that_queued_up_are_updates_one_by_one(group_size: int) -> None
     assert_equal(metrics, again.metrics)
 
 
-def test_without_the_check_for_finite_numbers_all_engines_go_on() -> None:
-    result, schedule = aj.run_threads(EXPLODING, KEY, num_workers=2, num_updates=20, check_finite=False)
+@pytest.mark.parametrize("workers", [{"num_workers": 2}, {"num_workers": 5, "num_threads": 1}], ids=str)
+def test_without_the_check_for_finite_numbers_all_engines_go_on(workers: dict[str, Any]) -> None:
+    """Also where several updates are one call, and the first of them is infinite."""
+    result, schedule = aj.run_threads(EXPLODING, KEY, num_updates=20, check_finite=False, **workers)
     for again in (result, *(engine(EXPLODING, schedule, KEY, check_finite=False) for engine in ENGINES.values())):
         assert again.metrics["loss"].shape == (20, 1)
         assert not np.isfinite(again.shared.params)

@@ -51,7 +51,10 @@ class Case(NamedTuple):
 def cases(draw: st.DrawFn) -> Case:
     """Any well-formed schedule, torn or not, from many or few workers, and any way to plan it."""
     group, parts, num_workers = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(1, 5))
-    worker = [[draw(st.integers(0, num_workers - 1)) for _ in range(group)] for _ in range(UPDATES)]
+    one = st.lists(st.integers(0, num_workers - 1), min_size=group, max_size=group)
+    if num_workers >= group and draw(st.booleans()):  # as late plans want it, and chance hardly ever has it
+        one = st.permutations(range(num_workers)).map(lambda order: order[:group])
+    worker = [draw(one) for _ in range(UPDATES)]
     delay = draw(st.integers(0, UPDATES))
     oldest = [max(0, t - delay) for t in range(UPDATES)]
     read = [[[draw(st.integers(oldest[t], t)) for _ in range(parts)] for _ in range(group)] for t in range(UPDATES)]
@@ -133,7 +136,14 @@ class Machine:
             self.views[slot] = t + 1
 
 
+def one_worker_first() -> Case:
+    """Four messages of one worker, then those of the others, of which only as many can be ahead as there are slots."""
+    worker = np.array([0] * 4 + [1, 2, 3, 4] * 2, np.int32)[:, None]
+    return Case(worker, np.zeros((UPDATES, 1, 1), np.int32), num_workers=5, width=4, early=True)
+
+
 @hypothesis.given(case=cases(), chunk_size=st.integers(1, UPDATES))
+@hypothesis.example(case=one_worker_first(), chunk_size=UPDATES)
 @hypothesis.settings(max_examples=200)
 def test_a_plan_computes_every_message_once_and_every_update_finds_all_it_needs(case: Case, chunk_size: int) -> None:
     machine = Machine(case, case.planner())

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
-import numpy as np
 
 from asyncjax import commandline, runs, schedules, service
 from asyncjax.adapters.host_environment import check_compiled
@@ -320,16 +319,13 @@ def virtual_schedule(config: Config, discipline: Discipline, steps: int, key: ja
     then was not part of the plan.
     """
     model = make_service(config) or service.constant(config["service_mean"])
-    parts, start, now = [], 0, 0.0
+    options = {"num_workers": config["num_workers"], **discipline._asdict()}
+    whole = schedules.from_service_times(model, 0, key=key, **options)
     for i, total_steps in enumerate([*config["restarts"], config["total_steps"]]):
-        length = num_updates(total_steps, steps) - start
-        stream = jax.random.fold_in(key, i)
-        part = schedules.from_service_times(model, length, config["num_workers"], stream, **discipline._asdict())
-        times = {name: getattr(part, name) + now for name in ("time", "begin", "end")}
-        parts.append(part._replace(read=part.read + np.int32(start), **times))
-        if length:
-            start, now = start + length, float(parts[-1].time[-1])
-    return schedules.concatenate(parts)
+        length = num_updates(total_steps, steps) - whole.num_updates
+        part = schedules.from_service_times(model, length, key=jax.random.fold_in(key, i), **options)
+        whole = schedules.extend(whole, part)
+    return whole
 
 
 def make_service(config: Config) -> service.Service | None:

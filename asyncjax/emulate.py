@@ -61,7 +61,8 @@ def emulate(
       method: four pure functions.
       schedule: any well-formed schedule, realizable or not.
       key: the source of all chance.
-      state: where to continue, from an earlier run's callback; the schedule is still the whole one. None starts with
+      state: where to continue, from an earlier run's callback; the schedule is still the whole one, or for another
+        course from there on `schedules.extend(schedules.cut(schedule, 0, state.update), other)`. None starts with
         `method.init`.
       callback: called with a `Chunk` after every `chunk_size` updates.
       chunk_size: updates per call of the compiled program. It decides which messages are computed

@@ -236,6 +236,10 @@ def streams(service: Service, key: jax.Array, num_workers: int) -> list[Iterator
 def _stream(service: Service, rng: np.random.Generator, worker: int) -> Iterator[float]:
     while True:
         times = service.sample(rng, worker, 1024)
+        if np.ndim(times) != 1 or not np.size(times):
+            found = f"an array of shape {np.shape(times)}" if np.ndim(times) else repr(times)
+            raise ValueError(f"The service model {service.name} gave worker {worker} {found}: return Float[n], n > 0.")
+        times = np.asarray(times, np.float64)
         if not np.all(times >= 0) or not np.all(np.isfinite(times)):
             raise ValueError(f"The service model {service.name} gave worker {worker} a negative or non-finite time.")
         yield from times.tolist()

@@ -24,7 +24,7 @@ RINGMASTER, ESS = "Ringmaster, 16", "V-trace, scale by sqrt(ESS)"
 OF_MESSAGES: dict[str, Callable[[int], optax.GradientTransformation]] = {  # of the number of messages of a run
     "scale 1/(1+tau)": lambda messages: corrections.scale_by_staleness(1.0),
     "scale 1/sqrt(1+tau)": lambda messages: corrections.scale_by_staleness(0.5),
-    "delay-adaptive": lambda messages: corrections.scale_by(corrections.delay_adaptive(1.0, 1 / 64)),
+    "delay-adaptive": lambda messages: corrections.delay_adaptive(1.0, 1 / 64),
     "PipeMare": lambda messages: corrections.pipemare(max(1, messages // 2)),
     "DC-ASGD": lambda messages: corrections.delay_compensation(0.04),
     "DC-ASGD adaptive": lambda messages: corrections.adaptive_delay_compensation(2.0),

@@ -26,7 +26,6 @@ import figure
 from asyncjax.commandline import factories
 from asyncjax.plotting.panels import COLOURS, COLUMN, new_figure, thousands
 from asyncjax.statistics import interquartile_mean
-from asyncjax.sweeps.lanes import keys_of
 from asyncjax.sweeps.summaries import curve, stretch_ends
 from figure import Arrays, small_network
 
@@ -99,21 +98,15 @@ def run(args: Args) -> Arrays:
     settings = aj.grid(discipline=args.disciplines, service=SERVICES, learning_rate=args.learning_rates)
     shape = (len(args.disciplines), len(SERVICES), len(args.learning_rates), args.seeds, args.points)
     size: dict[str, Any] = {"num_workers": args.num_workers, "seeds": args.seeds, "directory": args.keep}
-    swept = aj.sweep(method, schedule, settings, key=figure.key(), summarize=curve(args.points), **size)
+
+    def end_times(time: jax.Array) -> aj.method.Metrics:
+        return {"time": time[stretch_ends(len(time), args.points) - 1]}
+
+    swept = aj.sweep(method, schedule, settings, key=figure.key(), summarize=[curve(args.points), end_times], **size)
     ends = [stretch_ends(num_updates(args, discipline), args.points) for discipline in args.disciplines]
-    times = [
-        [
-            [
-                committed(schedule(discipline, service, keys_of(figure.key(), seed).schedule))[end - 1]
-                for seed in range(args.seeds)
-            ]
-            for service in SERVICES
-        ]
-        for discipline, end in zip(args.disciplines, ends, strict=True)
-    ]
     return {
         "returns": swept["return_curve"].reshape(shape),
-        "times": np.array(times),
+        "times": swept["time"].reshape(shape)[:, :, 0].astype(float),  # whatever the learning rate
         "updates": np.array(ends),
         "learning_rates": np.array(args.learning_rates),
         "disciplines": np.array(args.disciplines),

@@ -120,6 +120,11 @@ def in_virtual_time(args: Args) -> tuple[np.ndarray, np.ndarray]:
     def schedule(team: int, key: jax.Array) -> aj.Schedule:
         return aj.schedules.from_service_times(aj.service.exponential(), num_updates, team, key)
 
+    def summarize(result: aj.Result, env: str, time: jax.Array) -> aj.method.Metrics:
+        reached = first_reach(result, TASKS[env])
+        at = jnp.clip(reached - 1, 0, num_updates - 1).astype(jnp.int32)
+        return {"reached": reached, "seconds": jnp.where(jnp.isfinite(reached), time[at], jnp.inf)}
+
     swept = aj.sweep(
         lambda name, env: make(args, name, env),
         schedule,
@@ -127,15 +132,11 @@ def in_virtual_time(args: Args) -> tuple[np.ndarray, np.ndarray]:
         key=figure.key(),
         seeds=args.seeds,
         num_workers=max(args.workers),  # so that all teams share one program; idle workers do nothing
-        summarize=lambda result, env: {"reached": first_reach(result, TASKS[env])},
+        summarize=summarize,
         directory=args.keep,
     )
-    updates = swept["reached"].reshape(len(args.methods), len(args.envs), len(args.workers), args.seeds).astype(float)
-    times = np.full_like(updates, np.inf)
-    for w, seed in np.ndindex(len(args.workers), args.seeds):
-        clock = np.append(committed(schedule(args.workers[w], keys_of(figure.key(), seed).schedule)), np.inf)
-        times[..., w, seed] = clock[np.minimum(updates[..., w, seed] - 1, num_updates).astype(int)]
-    return updates, times
+    shape = (len(args.methods), len(args.envs), len(args.workers), args.seeds)
+    return swept["reached"].reshape(shape).astype(float), swept["seconds"].reshape(shape).astype(float)
 
 
 def on_threads(args: Args) -> tuple[np.ndarray, np.ndarray]:

@@ -73,6 +73,7 @@ CALLS: dict[str, list[tuple[Callable[[], Any], str]]] = {
     ],
     "decision processes": [
         (lambda: aj.mdp.grid_world((2.5, 3)), "height=2.5: give a whole number"),  # type: ignore[arg-type]
+        (lambda: aj.mdp.grid_world(5), r"grid=5: give \(height, width\)"),  # type: ignore[arg-type]
         (lambda: aj.mdp.grid_world((3,)), r"grid=\(3,\): give \(height, width\)"),  # type: ignore[arg-type]
         (lambda: aj.mdp.exact_values(aj.mdp.mountain_car(5, 3), 0.9), "is no MDP: give arrays"),  # type: ignore[arg-type]
         (lambda: aj.mdp.policy_values(None, [0], 0.9), "mdp=None is no MDP"),  # type: ignore[arg-type]

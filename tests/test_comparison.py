@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import math
 import os
 import re
@@ -296,6 +297,28 @@ def test_one_setting_may_have_groups_in_which_a_worker_comes_twice() -> None:
     options: dict[str, Any] = {"summarize": lambda result: {"total": result.shared}, "progress": False}
     table = aj.sweep(counting, schedule, aj.grid(twice=[False, True]), key=KEY, seeds=1, num_workers=2, **options)
     assert table["total"].ravel().tolist() == [3 + 2 * 30, 0 + 10 + 1 + 11 + 20 + 21]
+
+
+def test_summaries_may_ask_for_the_schedules_times() -> None:
+    def timed(mean: float, key: jax.Array) -> aj.Schedule:
+        return aj.schedules.from_service_times(aj.service.exponential(mean), T, W, key)
+
+    settings, options = aj.grid(mean=[1.0, 2.0]), {"key": KEY, "seeds": 3, "progress": False}
+    table = aj.sweep(quadratic(0.1), timed, settings, summarize=lambda time: {"end": time[-1]}, **options)
+    for (i, setting), seed in itertools.product(enumerate(settings), range(3)):
+        expected = timed(setting["mean"], lanes.keys_of(KEY, seed).schedule).time
+        np.testing.assert_allclose(table["end"][i, seed], np.asarray(expected)[-1], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"summarize names time, but the schedule of .* has none"):
+        aj.sweep(quadratic(0.1), delayed, aj.grid(delay=[1]), summarize=lambda time: {"end": time[-1]}, **options)
+    with pytest.raises(ValueError, match=r"summarize names \['schedule'\], .* is given result, method, stale"):
+        aj.sweep(quadratic(0.1), timed, settings, summarize=lambda schedule: {}, **options)
+
+
+def test_a_schedule_that_runs_share_is_planned_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned, plan = [], lanes.Shape.plan
+    monkeypatch.setattr(lanes.Shape, "plan", lambda self, schedule: planned.append(1) or plan(self, schedule))
+    aj.sweep(quadratic, delayed, aj.grid(rate=[0.1, 0.2, 0.3], delay=[0, 4]), key=KEY, seeds=4, progress=False)
+    assert len(planned) == 2
 
 
 def test_settings_without_a_number_are_sorted_last() -> None:

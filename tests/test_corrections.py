@@ -25,9 +25,9 @@ GRADIENT = {"w": jnp.array([0.3, -0.7, 1e-9]), "b": jnp.float32(-2.5)}
 # Every correction that leaves fresh messages alone.
 IDENTITIES: dict[str, Callable[[], optax.GradientTransformationExtraArgs]] = {
     "staleness": corrections.scale_by_staleness,
-    "polynomial": lambda: corrections.scale_by(corrections.polynomial(0.3)),
-    "hinge": lambda: corrections.scale_by(corrections.hinge(slope=1.0, grace=1.0)),
-    "delay-adaptive": lambda: corrections.scale_by(corrections.delay_adaptive(0.5, smoothness=2.0)),
+    "polynomial": lambda: corrections.polynomial(0.3),
+    "hinge": lambda: corrections.hinge(slope=1.0, grace=1.0),
+    "delay-adaptive": lambda: corrections.delay_adaptive(0.5, smoothness=2.0),
     "pipemare": lambda: corrections.pipemare(4),
     "drop": lambda: corrections.drop_stale(2),
     "ringmaster": lambda: corrections.ringmaster(2),

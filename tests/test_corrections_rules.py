@@ -129,6 +129,31 @@ RINGMASTERS = {
 }
 
 
+@pytest.mark.parametrize("bound", [1, 3])
+def test_ringmaster_takes_versions_before_its_first_for_taken_ones(bound: int) -> None:
+    """So that a new one drops what is as old as the bound."""
+    correction, w = corrections.ringmaster(bound), jnp.float32(0)
+    for tau in range(6):
+        update, _ = correction.update(jnp.float32(1), correction.init(w), w, staleness=tau)
+        assert float(update) == (tau < bound)
+
+
+@pytest.mark.parametrize(
+    "factor", [corrections.polynomial(0.7), corrections.hinge(0.5, 2.0), corrections.delay_adaptive(0.5, 2.0)]
+)
+def test_a_factor_is_a_correction_too(factor: Any) -> None:
+    gradient = {"w": jnp.array([1.0, -2.0], jnp.float32)}
+    for chain in (factor, optax.chain(factor, optax.identity()), corrections.scale_by(factor)):
+        for tau in (0, 1, 5):
+            scaled, _ = chain.update(gradient, chain.init(gradient), gradient, staleness=jnp.int32(tau))
+            np.testing.assert_allclose(scaled["w"], factor(jnp.float32(tau)) * gradient["w"], rtol=1e-6)
+
+
+def test_the_bound_of_ringmaster_has_to_be_known() -> None:
+    with pytest.raises(TypeError, match=r"bound=.* is an array of JAX's: give a whole number, such as int\(bound\)"):
+        jax.vmap(lambda bound: corrections.ringmaster(bound).init(jnp.float32(0)).count)(jnp.arange(3))
+
+
 def test_ringmaster_goes_on_where_a_bound_on_the_schedule_s_staleness_stops() -> None:
     """With a constant staleness of R, R of every R + 1 messages are taken, and a plain bound takes the first R."""
     schedule, optimizer = aj.schedules.fixed_delay(65, 4), optax.sgd(0.1)

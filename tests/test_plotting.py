@@ -171,6 +171,24 @@ def test_a_timeline_without_times_is_in_updates_and_one_without_jobs_is_refused(
         plotting.worker_timeline(SCHEDULE, start=1e6, stop=2e6)
 
 
+def test_arrows_point_to_what_is_infinite():
+    values = np.random.default_rng(0).normal(size=(4, 10))
+    values[:2] = np.inf
+    table = aj.Table(aj.grid(bound=[1, 2, 4, 8]), range(10), {"time": values})
+    lines = plotting.setting_curve(table, "bound", "time").axes[0].lines
+    assert [line.get_xdata().tolist() for line in lines if line.get_marker() == "^"] == [[1, 2]]
+    table = aj.Table(aj.grid(name=["a", "b", "c", "d"]), range(10), {"time": values})
+    lines = plotting.setting_curve(table, "name", "time").axes[0].lines
+    assert [list(line.get_xdata()) for line in lines if line.get_marker() == "^"] == [["a", "b"]]
+
+
+def test_a_thousand_workers_are_drawn_as_one():
+    schedule = schedules.from_service_times(service.exponential(), 5000, 1000, jax.random.key(0))
+    axes = plotting.worker_timeline(schedule).axes[0]
+    assert len(axes.collections) == 1
+    assert len(axes.collections[0].get_paths()) > 1000
+
+
 def test_what_a_sweep_found_against_a_setting():
     """Curves in the order of the setting, and the values of the table's own intervals."""
     settings = aj.grid(delay=[4, 0, 16], rate=[0.1, 0.2], name=["a"])
@@ -268,7 +286,7 @@ def test_jobs_of_a_run_as_short_as_one_job_are_drawn():
     figure, axes = panels.new_figure()
     panels.draw_timeline(axes, together)
     assert axes.get_xlim() == pytest.approx((0, 10))  # milliseconds
-    assert len(axes.collections) == 3
+    assert len(axes.collections[0].get_paths()) == 3
     check(figure)
 
 

@@ -617,7 +617,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
     "eta and bound": (timed_by(one, eta=2, bound=2), r"eta and bound exclude each other"),
     "eta and barrier": (timed_by(one, eta=2, wait="next_version"), r"eta and wait='next_version' exclude"),
     "discipline, bound": (disciplined(bound=-1), r"bound=-1: .* at least 1"),
-    "float worker": (checked([[0.0]], [[0]]), r"schedule\.worker is float64\[1, 1\].*wants Int\[T, G\]"),
+    "float worker": (checked([[0.0]], [[0]]), r"schedule\.worker is float64\[1, 1\].*Int\[T, G\]; give whole numbers"),
     "flat worker": (checked([0, 0], [0, 0]), r"schedule\.worker is int64\[2\].*add an axis: worker\[:, None\]"),
     "flat read": (checked([[0], [0]], [0, 0]), r"schedule\.read is int64\[2\].*add an axis: read\[:, None\]"),
     "flat staleness": (
@@ -699,3 +699,35 @@ def test_an_error_names_the_argument_its_value_and_the_fix(case: str) -> None:
     call, message = ERRORS[case]
     with pytest.raises((ValueError, TypeError), match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("times", "found"),
+    [([], r"an array of shape \(0,\)"), (1.0, "1.0"), (np.ones((3, 1)), r"an array of shape \(3, 1\)")],
+)
+def test_a_service_model_that_gives_no_list_of_times_is_told(times: Any, found: str) -> None:
+    model = aj.service.Service("mine", lambda generator, worker, n: times)
+    with pytest.raises(ValueError, match=f"service model mine gave worker 0 {found}: return Float"):
+        from_service_times(model, 3, 2, jax.random.key(0))
+
+
+@hypothesis.given(recorded=schedules(max_group=1), other=schedules(max_group=1), at=st.integers(0, 9))
+def test_what_follows_another_schedule_has_its_own_staleness(
+    recorded: aj.Schedule, other: aj.Schedule, at: int
+) -> None:
+    first = cut(recorded, 0, at)
+    both = aj.schedules.extend(first, other)
+    check(both)
+    np.testing.assert_array_equal(both.worker, np.concatenate([first.worker, other.worker]))
+    np.testing.assert_array_equal(both.staleness(), np.concatenate([first.staleness(), other.staleness()]))
+
+
+def test_the_clock_goes_on_where_a_schedule_is_extended() -> None:
+    one, two = (from_service_times(aj.service.exponential(), 10, 2, jax.random.key(seed)) for seed in (0, 1))
+    both = aj.schedules.extend(one, two)
+    for name in ("time", "begin", "end"):
+        parts = [np.asarray(getattr(schedule, name)) for schedule in (one, two)]
+        np.testing.assert_allclose(getattr(both, name), np.concatenate([parts[0], parts[1] + one.time[-1]]))
+    assert is_realizable(both)
+    assert aj.schedules.extend(one, two._replace(time=None)).time is None
+    assert_equal(aj.schedules.extend(cut(one, 0, 0), two), two)

@@ -263,6 +263,13 @@ def test_deterministic_problems_are_solved_whatever_their_cycles(seed, num_state
     assert error(solution, mdp, 0.99) <= solution.bound + 1e-10
 
 
+def test_value_iteration_is_jacobi() -> None:
+    mdp = aj.mdp.garnet(0, 8, 2, 3)
+    one, other = (aj.solve(mdp, 0.9, method=method) for method in ("value_iteration", "jacobi"))
+    np.testing.assert_array_equal(one.values, other.values)
+    assert one.sweeps == other.sweeps
+
+
 def test_jacobi_on_constant_rewards_is_the_geometric_sum():
     mdp, values, model = aj.mdp.cycle(4), np.zeros(4), HostModel(aj.mdp.cycle(4), 0.9)
     for k in range(1, 30):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from math import erf
-from typing import Any
+from typing import Any, NamedTuple
 
 import hypothesis
 import jax
@@ -18,8 +18,17 @@ import asyncjax as aj
 from asyncjax import telemetry
 from asyncjax.distributions import Categorical
 from asyncjax.method import Halves
-from tests.laws import KEY, assert_equal, method, schedules
+from asyncjax.methods.target_network import with_target_network
+from tests.laws import KEY, assert_close, assert_equal, method, schedules
 from tests.probes import corridor
+
+
+class Learner(NamedTuple):
+    """A view in parts."""
+
+    params: jax.Array
+    target: jax.Array
+
 
 SHIFT = 0.7
 SAMPLES = jax.random.normal(KEY, (400_000,))
@@ -97,6 +106,36 @@ def test_of_a_look_ahead_the_step_is_that_of_the_parameters() -> None:
     np.testing.assert_allclose(metrics["step_norm"], [0.3, 0.57, 0.813], rtol=1e-5)
     np.testing.assert_allclose(metrics["message_norm"].ravel(), [0.3, 0.57, 0.813], rtol=1e-5)
     np.testing.assert_allclose(metrics["effective_learning_rate"], 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [dict, Learner])
+def test_of_a_view_with_a_part_named_params_that_part_is_measured(kind: Any) -> None:
+    moving = aj.Method(
+        init=lambda key, num_workers: ((jnp.float32(0), jnp.float32(0)), jnp.zeros(num_workers)),
+        view=lambda shared: kind(params=shared[0], target=shared[1]),
+        work=lambda view, local: (jnp.float32(0.25), local, {}),
+        apply=lambda shared, messages, stale: ((shared[0] + messages.sum(), shared[1] + 10), {}),
+    )
+    watched = telemetry.watch(moving, ["parameter_gap", "step_norm"])
+    metrics = aj.emulate(watched, aj.schedules.fixed_delay(4, 2), KEY).metrics
+    np.testing.assert_allclose(metrics["parameter_gap"].ravel(), [0, 0.25, 0.5, 0.5])
+    np.testing.assert_allclose(metrics["step_norm"], 0.25)
+
+
+def test_a_policy_beside_a_target_network_can_be_watched() -> None:
+    def learner(target: Any, frames: Any) -> aj.Method:
+        del target, frames
+        return aj.a3c("Catch-bsuite", num_envs=2, unroll_length=3)
+
+    policy: Any = learner((), ()).policy
+    both = with_target_network(learner, 20, 6, policy)
+    schedule = aj.schedules.fixed_delay(6, 2, 3)
+    for run in (learner((), ()), both):
+        assert "policy_kl" in telemetry.available(run)
+    found, expected = (
+        aj.emulate(telemetry.watch(run, ["policy_kl"]), schedule, KEY).metrics for run in (both, learner((), ()))
+    )
+    assert_close(found, expected)
 
 
 def test_the_gap_of_a_constant_gradient_is_tau_steps() -> None:

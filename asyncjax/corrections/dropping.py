@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from asyncjax.apart import apart
+from asyncjax.checks import check_static
 from asyncjax.corrections.per_message import Number, at_least, check_staleness, number, per_message
 from asyncjax.method import PyTree
 
@@ -95,6 +96,7 @@ def ringmaster(
     Source: Maranjyan, Tyurin and Richtarik, Ringmaster ASGD: the first asynchronous SGD with optimal time complexity
     (2025), algorithm 4. There a dropped message makes no version; here it makes one that is equal to the last.
     """
+    check_static(bound=bound)
     at_least(1, bound=bound)
     transformation = optax.with_extra_args_support(optax.identity() if inner is None else inner)
     if bound == math.inf:
@@ -117,7 +119,8 @@ def ringmaster(
                 ' waiting rule of the schedule, such as Rennala\'s group_size=K, wait="next_version".'
             )
         tau = jnp.asarray(staleness, jnp.int32)
-        overtaken = jnp.sum(state.versions >= state.version - tau, dtype=jnp.int32)
+        before = jnp.maximum(tau - state.version, 0)  # versions older than this state: of messages that were taken
+        overtaken = before + jnp.sum(state.versions >= state.version - tau, dtype=jnp.int32)
         taken = overtaken < state.versions.shape[0]
         extra["staleness"] = staleness
         updates, after = _if_taken(taken, transformation, updates, state.inner, params, extra)

@@ -15,6 +15,22 @@ from asyncjax.method import PyTree
 Factor = Callable[[jax.Array], jax.Array]
 
 
+class ScalingFactor(optax.GradientTransformationExtraArgs):
+    """A factor of the staleness, Float[] -> Float[], and the correction that scales by it."""
+
+    factor: Factor
+
+    def __call__(self, staleness: Any) -> jax.Array:
+        """The factor of a message of this staleness."""
+        return self.factor(staleness)
+
+
+def _correction(name: str, factor: Factor) -> ScalingFactor:
+    both = ScalingFactor(*scale_by(factor, name))
+    both.factor = factor
+    return both
+
+
 def scale_by(factor: Factor, name: str = "scale_by") -> optax.GradientTransformationExtraArgs:
     """Any function of the staleness as a factor: g <- factor(staleness) g.
 
@@ -59,17 +75,17 @@ def scale_by_staleness(power: Number = 1.0) -> optax.GradientTransformationExtra
     Source: Zhang et al., Staleness-aware async-SGD for distributed deep learning (2016), where fresh counts as 1, so
     that there it is g / tau. Any power: Xie et al., Asynchronous federated optimization (2019).
     """
-    return scale_by(polynomial(power), "scale_by_staleness")
+    return scale_by(polynomial(power).factor, "scale_by_staleness")
 
 
-def polynomial(power: Number = 0.5) -> Factor:
+def polynomial(power: Number = 0.5) -> ScalingFactor:
     """The factor (1 + tau)^-power of FedAsync.
 
     Args:
       power: at least 0; 0 does nothing.
 
     Returns:
-      A factor Float[] -> Float[] for `scale_by`.
+      The correction, which is the factor Float[] -> Float[], too: products of factors go into `scale_by`.
 
     Raises:
       ValueError: a power below 0.
@@ -83,10 +99,10 @@ def polynomial(power: Number = 0.5) -> Factor:
     Source: Xie et al., Asynchronous federated optimization (2019).
     """
     at_least(0.0, power=power)
-    return lambda tau: 1 / (1 + tau) ** number(power)
+    return _correction("polynomial", lambda tau: 1 / (1 + tau) ** number(power))
 
 
-def hinge(slope: Number = 10.0, grace: Number = 4.0) -> Factor:
+def hinge(slope: Number = 10.0, grace: Number = 4.0) -> ScalingFactor:
     """The factor 1 up to staleness `grace`, then 1 / (slope (tau - grace) + 1), of FedAsync.
 
     Args:
@@ -94,7 +110,7 @@ def hinge(slope: Number = 10.0, grace: Number = 4.0) -> Factor:
       grace: updates of staleness that change nothing; at least 0.
 
     Returns:
-      A factor Float[] -> Float[] for `scale_by`.
+      The correction, which is the factor Float[] -> Float[], too: products of factors go into `scale_by`.
 
     Raises:
       ValueError: a slope or a grace below 0.
@@ -108,10 +124,10 @@ def hinge(slope: Number = 10.0, grace: Number = 4.0) -> Factor:
     Source: Xie et al., Asynchronous federated optimization (2019).
     """
     at_least(0.0, slope=slope, grace=grace)
-    return lambda tau: 1 / (1 + number(slope) * jnp.maximum(tau - number(grace), 0))
+    return _correction("hinge", lambda tau: 1 / (1 + number(slope) * jnp.maximum(tau - number(grace), 0)))
 
 
-def delay_adaptive(learning_rate: Number, smoothness: Number) -> Factor:
+def delay_adaptive(learning_rate: Number, smoothness: Number) -> ScalingFactor:
     """The factor that makes a step size of `learning_rate` into min(learning_rate, 1 / (4 L tau)).
 
     The sum of the steps, not the worst delay, then decides how fast a run converges.
@@ -121,7 +137,7 @@ def delay_adaptive(learning_rate: Number, smoothness: Number) -> Factor:
       smoothness: L, the largest curvature of the loss; at least 0.
 
     Returns:
-      A factor Float[] -> Float[] for `scale_by`: 1 / max(1, 4 L learning_rate tau).
+      The correction, which is the factor Float[] -> Float[], too: 1 / max(1, 4 L learning_rate tau).
 
     Raises:
       ValueError: a learning rate or a smoothness below 0.
@@ -136,7 +152,8 @@ def delay_adaptive(learning_rate: Number, smoothness: Number) -> Factor:
     Asynchronous SGD beats minibatch SGD under arbitrary delays (2022).
     """
     at_least(0.0, learning_rate=learning_rate, smoothness=smoothness)
-    return lambda tau: 1 / jnp.maximum(1, 4 * number(smoothness) * number(learning_rate) * tau)
+    steepness = 4 * number(smoothness) * number(learning_rate)
+    return _correction("delay_adaptive", lambda tau: 1 / jnp.maximum(1, steepness * tau))
 
 
 def pipemare(num_messages: int | jax.Array) -> optax.GradientTransformationExtraArgs:

@@ -71,8 +71,8 @@ def grid_world(
       >>> aj.mdp.exact_values(mdp, 0.5)
       array([0.5, 1. , 0. ])
     """
-    check_chances(slip=slip)
     cells = _cells(grid)
+    check_chances(slip=slip)
     targets = np.stack([_moved(cells, *move) for move in MOVES])
     successor = np.stack([targets, np.roll(targets, 1, axis=0), np.roll(targets, -1, axis=0)], axis=2)
     chance = np.array([1.0 - slip, slip / 2, slip / 2])
@@ -84,6 +84,8 @@ def grid_world(
 
 
 def _cells(grid: Sequence[str] | tuple[int, int]) -> np.ndarray:
+    if not isinstance(grid, Sequence):
+        raise TypeError(f"grid={grid!r}: give (height, width), or rows of text.")
     if all(isinstance(row, str) for row in grid):
         rows = [list(str(row)) for row in grid]
         if len({len(row) for row in rows}) != 1 or not rows[0]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import reprlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -43,7 +44,7 @@ class Private(NamedTuple):
 
 def gradient_method(
     init_params: Callable[[jax.Array], PyTree],
-    init_worker: Callable[[jax.Array], PyTree],
+    init_worker: Callable[..., PyTree],
     sample: Callable[[PyTree, PyTree], tuple[PyTree, PyTree, Metrics]],
     loss: Callable[[PyTree, PyTree], tuple[jax.Array, Metrics]],
     optimizer: optax.GradientTransformation,
@@ -65,7 +66,8 @@ def gradient_method(
 
     Args:
       init_params: key -> params.
-      init_worker: key -> one worker's state; it must hold the worker's random keys.
+      init_worker: key -> one worker's state; it must hold the worker's random keys. With a second parameter named
+        `worker` it is told which worker's, Int[].
       sample: (params, worker) -> (data, worker, metrics); nothing of it is differentiated.
       loss: (params, data) -> (loss, metrics).
       optimizer: any optax transformation.
@@ -102,10 +104,14 @@ def gradient_method(
     check_options(max_grad_norm=max_grad_norm, anneal_messages=anneal_messages)
     tx, fix = transformation(optimizer=optimizer), transformation(correction=correction or UNCHANGED)
 
+    def one_worker(workers_key: jax.Array, worker: jax.Array) -> PyTree:
+        key = jax.random.fold_in(workers_key, worker)
+        return init_worker(key, worker=worker) if takes_worker(init_worker) else init_worker(key)
+
     def init(key: jax.Array, num_workers: int) -> tuple[Learner, Any]:
         params_key, workers_key = jax.random.split(key)
         params = init_params(params_key)
-        workers = jax.vmap(lambda w: init_worker(jax.random.fold_in(workers_key, w)))(jnp.arange(num_workers))
+        workers = jax.vmap(one_worker, in_axes=(None, 0))(workers_key, jnp.arange(num_workers, dtype=jnp.int32))
         count = () if anneal_messages is None else jnp.int32(0)
         if not private_optimizer:
             return Learner(params, tx.init(params), fix.init(params), count), workers
@@ -183,6 +189,11 @@ def corrected(
     return messages, state
 
 
+def takes_worker(function: Callable[..., Any] | None) -> bool:
+    """Whether a function has a parameter that is named so."""
+    return function is not None and "worker" in inspect.signature(function).parameters
+
+
 def transformation(**given: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """An argument, by its name, as a transformation that takes extra arguments and keeps its state's dtypes.
 
@@ -192,6 +203,10 @@ def transformation(**given: optax.GradientTransformation) -> optax.GradientTrans
     ((name, tx),) = given.items()
     if not (hasattr(tx, "init") and hasattr(tx, "update")):
         raise TypeError(f"{name}={reprlib.repr(tx)} is no optax transformation: give one, such as optax.adam(1e-3).")
+    if not isinstance(tx, optax.GradientTransformationExtraArgs):
+        asked = {"staleness", "stale_params"}.intersection(inspect.signature(tx.update).parameters)
+        if asked:  # optax would pass it none
+            raise TypeError(f"{name} wants {min(asked)}: make it an optax.GradientTransformationExtraArgs.")
     tx = optax.with_extra_args_support(tx)
 
     def init(params: PyTree) -> PyTree:

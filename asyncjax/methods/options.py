@@ -40,7 +40,7 @@ RANGES: dict[str, Range] = {
 }
 # None means something for these: never, or without it.
 OPTIONAL = {"target_period", "final_epsilon", "value_clip", "reward_clip", "clip_pg_rho", "step_size"}
-OPTIONAL |= {"max_staleness", "max_grad_norm", "anneal_steps", "anneal_messages"}
+OPTIONAL |= {"num_minibatches", "max_staleness", "max_grad_norm", "anneal_steps", "anneal_messages"}
 
 
 def check_options(**options: Any) -> None:

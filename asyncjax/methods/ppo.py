@@ -51,7 +51,7 @@ def ppo(
     num_envs: int = 16,
     unroll_length: int = 64,
     epochs: int = 2,
-    num_minibatches: int = 4,
+    num_minibatches: int | None = None,
     discount: Number = 0.99,
     gae_lambda: Number = 0.95,
     surrogate: SurrogateName | Surrogate = "decoupled",
@@ -84,6 +84,7 @@ def ppo(
       unroll_length: steps per environment and message, T; at least 1.
       epochs: passes over the trajectories of an update.
       num_minibatches: optimizer steps per epoch, each on whole environments' segments; divides group size * num_envs.
+        None is 4, or the most below it that do.
       discount: of future rewards per step, in [0, 1].
       gae_lambda: in [0, 1]; smaller trusts the value more.
       surrogate: the policy's loss, a function's name in `asyncjax.surrogates`, with its own defaults, or a function

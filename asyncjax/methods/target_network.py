@@ -85,8 +85,12 @@ def with_target_network(
             target = jax.tree.map(lambda new, old: jnp.where(due, new, old), inner.params, target)
         return TargetLearner(**inner._asdict(), target=target, frames=frames), metrics
 
+    inner = learner((), ()).halves
+    if inner is None:
+        return Method(init, view, work, apply, policy)
     in_halves = Halves(
         lambda view, local: halves(view).sample(view.params, local),
         lambda view, data: halves(view).gradient(view.params, data),
+        None if inner.distribution is None else lambda view, data: halves(view).distribution(view.params, data),
     )
-    return Method(init, view, work, apply, policy, None if learner((), ()).halves is None else in_halves)
+    return Method(init, view, work, apply, policy, in_halves)

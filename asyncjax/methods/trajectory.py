@@ -52,7 +52,7 @@ def trajectory_method(
     num_envs: int,
     unroll_length: int,
     epochs: int = 1,
-    num_minibatches: int = 1,
+    num_minibatches: int | None = 1,
     max_grad_norm: Number | None = None,
     max_staleness: Count | None = None,
     anneal_steps: Number | None = None,
@@ -74,7 +74,8 @@ def trajectory_method(
       num_envs: environments per worker, N.
       unroll_length: steps per environment and message, T.
       epochs: passes over the batch.
-      num_minibatches: parts that an epoch divides the rows into, shuffled; 1 is the whole batch in order.
+      num_minibatches: parts that an epoch divides the rows into, shuffled; 1 is the whole batch in order. None is 4,
+        or the most below it that divide the rows.
       max_grad_norm: gradients are scaled down to this global norm.
       max_staleness: older messages are rejected; an update that rejects all of them changes nothing.
       anneal_steps: environment steps learned from, of all workers, after which the step size has fallen to 0.
@@ -138,12 +139,13 @@ def trajectory_method(
         accepted = jnp.repeat(fresh_enough, num_envs)
         message = jnp.repeat(jnp.arange(len(fresh_enough), dtype=jnp.int32), num_envs)
         batch, prepared = prepare(shared.params, as_rows(messages), accepted)
+        num_parts = num_minibatches or next(n for n in (4, 3, 2, 1) if len(accepted) % n == 0)
         step_size = remaining(shared.messages)
 
         def step(learner: tuple[PyTree, PyTree, PyTree], order: jax.Array) -> tuple[tuple, tuple]:
             params, opt_state, corrector = learner
             minibatch, rows = batch, Rows(accepted, message)
-            if num_minibatches > 1:
+            if num_parts > 1:
                 minibatch, rows = divide(take((batch, rows), order))
             grads, metrics = jax.grad(loss, has_aux=True)(params, minibatch, rows.accepted, None)
             grads, norm = clipped(grads, max_grad_norm)
@@ -162,7 +164,7 @@ def trajectory_method(
             return where(learns, updated, learner), (metrics, learns)
 
         key, order_key = jax.random.split(shared.key)
-        order = minibatches(order_key, accepted.shape[0], epochs, num_minibatches)
+        order = minibatches(order_key, accepted.shape[0], epochs, num_parts)
         start_of = (shared.params, shared.opt_state, shared.correction_state)
         (params, opt_state, corrector), (of_steps, learned) = jax.lax.scan(step, start_of, order)
         accepted_messages = jnp.sum(fresh_enough, dtype=jnp.int32)

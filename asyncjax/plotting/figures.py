@@ -169,7 +169,8 @@ def setting_curve(table: Table, x: str, value: str = "return") -> Figure:
 
     Args:
       table: of `sweep`, or of differences, `table.against(...)`.
-      x: a setting's name; numbers in their order, of other values bars take the place of bands.
+      x: a setting's name; numbers in their order, of other values bars take the place of bands. Arrows point to
+        what is infinite, such as the time to a target that was not reached.
       value: one of `table.scalars`.
 
     Returns:

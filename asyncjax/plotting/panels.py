@@ -86,6 +86,8 @@ def draw_staleness_per_worker(axes: Axes, schedule: Schedule) -> None:
 
 def draw_timeline(axes: Axes, schedule: Schedule, start: float | None = None, stop: float | None = None) -> None:
     """The jobs of the workers between start and stop, and the commits as ticks above them."""
+    from matplotlib.collections import PolyCollection
+
     begin, end, commit = times(schedule)
     start, stop = _window(commit, begin, schedule, start, stop)
     scale, unit = (1e3, "ms") if stop - start < 1 else (1.0, "s")
@@ -96,14 +98,16 @@ def draw_timeline(axes: Axes, schedule: Schedule, start: float | None = None, st
             f"start={start:g}, stop={stop:g}: there is nothing to see; jobs are from {begin.min():g} to {end.max():g}."
         )
     colours = _staleness_colours(staleness[seen])
-    for w, b, e, colour in zip(worker[seen], begin[seen], end[seen], colours, strict=True):
-        left, right = max(float(b), start), min(float(e), stop)
-        bar = [((left - start) * scale, (right - left) * scale)]
-        axes.broken_barh(bar, (w - 0.4, 0.8), facecolors=[colour], edgecolor="white", linewidth=0.4)
-    inside = commit[(commit >= start) & (commit <= stop)]
-    axes.plot((inside - start) * scale, np.full(len(inside), -0.9), "|", color=COLOURS[6], markersize=4)
+    left, right = (np.clip([begin[seen], end[seen]], start, stop) - start) * scale
+    low, high = worker[seen] - 0.4, worker[seen] + 0.4
+    corners = np.stack([[left, left, right, right], [low, high, high, low]], axis=-1).swapaxes(0, 1)
+    few = schedule.num_workers <= 64  # else the gaps would cover the bars
+    edges: Any = {"edgecolors": "white", "linewidths": 0.4} if few else {"linewidths": 0}
+    axes.add_collection(PolyCollection(list(corners), facecolors=colours, **edges))
+    inside, room = commit[(commit >= start) & (commit <= stop)], max(1.0, 0.05 * schedule.num_workers)
+    axes.plot((inside - start) * scale, np.full(len(inside), -0.4 - 0.5 * room), "|", color=COLOURS[6], markersize=4)
     axes.set_xlim(0, (stop - start) * scale)
-    axes.set_ylim(schedule.num_workers - 0.4, -1.5)
+    axes.set_ylim(schedule.num_workers - 0.4, -0.4 - 1.1 * room)
     axes.set_yticks(range(0, schedule.num_workers, -(-schedule.num_workers // 8)))
     clock = f"time since {start:.3g} s ({unit})" if has_times(schedule) else f"updates since {start:g}"
     axes.set_xlabel(f"{clock}; ticks: commits")
@@ -131,11 +135,20 @@ def draw_settings(axes: Axes, table: Table, x: str, value: str) -> list[str]:
             at, rows = np.array(at)[order], [rows[i] for i in order]
             axes.fill_between(at, low[rows], high[rows], color=colour, alpha=0.2, linewidth=0)
             draw_bars(axes, at, middle[rows], None, colour, label, "o-")
+            _mark_infinite(axes, at[np.isinf(middle[rows])], colour)
         else:
             at = at if numbers else [getattr(v, "__name__", str(v)) for v in at]
             bars = lengths(middle[rows], low[rows], high[rows])
             draw_bars(axes, at, middle[rows], bars, colour, label, "o")
+            _mark_infinite(axes, [x for x, y in zip(at, middle[rows], strict=True) if np.isinf(y)], colour)
     return labels
+
+
+def _mark_infinite(axes: Axes, at: Any, colour: str) -> None:
+    """Arrows out of the picture's top where a value is infinite, such as a time to what was never reached."""
+    if len(at):
+        options: Any = {"transform": axes.get_xaxis_transform(), "clip_on": False, "markersize": 5}
+        axes.plot(at, np.full(len(at), 0.98), "^", color=colour, markeredgecolor="white", **options)
 
 
 def draw_speedup(axes: Axes, workers: np.ndarray, speedup: np.ndarray, colour: str, label: str, style: str) -> None:
@@ -149,7 +162,8 @@ def draw_speedup(axes: Axes, workers: np.ndarray, speedup: np.ndarray, colour: s
 
 def lengths(middle: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """How far the ends of intervals are from their middles, Float[2, N]: rounding can put one on the wrong side."""
-    return np.maximum([middle - low, high - middle], 0)
+    with np.errstate(invalid="ignore"):  # of what is infinite
+        return np.nan_to_num(np.maximum([middle - low, high - middle], 0), nan=0.0, posinf=0.0)
 
 
 def draw_bars(axes: Axes, x: Any, y: np.ndarray, bars: Any, colour: str, label: str, style: str) -> None:

@@ -2,7 +2,7 @@
 
 from asyncjax.schedules.generators import barrier, fixed_delay, from_service_times, round_robin, sequential
 from asyncjax.schedules.realizable import is_realizable, successive
-from asyncjax.schedules.schedule import Schedule, check, check_axes, concatenate, cut
+from asyncjax.schedules.schedule import Schedule, check, check_axes, concatenate, cut, extend
 from asyncjax.schedules.storage import leaf_names, load, save
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "check_axes",
     "concatenate",
     "cut",
+    "extend",
     "fixed_delay",
     "from_service_times",
     "is_realizable",

@@ -117,6 +117,41 @@ def concatenate(schedules: Sequence[Schedule]) -> Schedule:
     return jax.tree.map(lambda *parts: np.concatenate(parts), *schedules)
 
 
+def extend(schedule: Schedule, other: Schedule) -> Schedule:
+    """The updates of a schedule, and then those of another, whose workers begin anew at the version it ends with.
+
+    So a run branches: after the first part of what was recorded comes what could have happened instead.
+
+    Args:
+      schedule: what comes first, such as a part that `cut` made.
+      other: what follows, with versions and times that count from its own beginning.
+
+    Returns:
+      A Schedule with the updates of both; it has times where both have them.
+
+    Raises:
+      ValueError: schedules that differ in G, or in which parts of a view they read.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> recorded = aj.schedules.round_robin(100, num_workers=3)
+      >>> branch = aj.schedules.extend(aj.schedules.cut(recorded, 0, 2), aj.schedules.sequential(3, num_workers=3))
+      >>> branch.worker.ravel(), branch.read.ravel()
+      (array([0, 1, 0, 1, 2], dtype=int32), array([0, 0, 2, 3, 4], dtype=int32))
+    """
+    now = 0.0 if schedule.time is None or not schedule.num_updates else float(schedule.time[-1])
+    read = jax.tree.map(lambda x: x + np.int32(schedule.num_updates), other.read)
+    missing: dict[str, None] = {}
+    shifted: dict[str, Array] = {}
+    for name in ("time", "begin", "end"):
+        one, later = getattr(schedule, name), getattr(other, name)
+        if one is None or later is None:
+            missing[name] = None
+        else:
+            shifted[name] = later + now
+    return concatenate([schedule._replace(**missing), other._replace(read=read, **missing, **shifted)])
+
+
 def check(schedule: Schedule, num_workers: int | None = None) -> Schedule:
     """Raises an error unless the schedule is well-formed; returns it with numpy arrays.
 
@@ -216,10 +251,8 @@ def _reads(schedule: Schedule) -> list[Any]:
 def _integers(name: str, value: Any) -> Any:
     array = value if is_traced(value) else np.asarray(value)
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(
-            f"schedule.{name} is {array.dtype}{list(array.shape)}, but wants Int[T, G];"
-            f" for one message per update add an axis: {name}[:, None]."
-        )
+        fix = f"for one message per update add an axis: {name}[:, None]" if array.ndim == 1 else "give whole numbers"
+        raise ValueError(f"schedule.{name} is {array.dtype}{list(array.shape)}, but wants Int[T, G]; {fix}.")
     if not is_traced(array) and array.size and array.max() > np.iinfo(np.int32).max:
         raise ValueError(f"schedule.{name} has {array.max()}: use at most {np.iinfo(np.int32).max}, the largest int32.")
     return array.astype(np.int32)

@@ -22,11 +22,14 @@ from asyncjax.solvers.host_model import HostModel
 from asyncjax.solvers.model import Model
 from asyncjax.solvers.solution import Certificate, Certifies, Progress, Residual, Run, Solution, check_finite
 
-MethodName = Literal["jacobi", "gauss_seidel", "modified_policy_iteration", "policy_iteration", "anderson", "async"]
+MethodName = Literal[
+    "jacobi", "value_iteration", "gauss_seidel", "modified_policy_iteration", "policy_iteration", "anderson", "async"
+]
 Backend = Literal["host", "jax"]
 
 METHODS: dict[str, Callable[..., Residual]] = {
     "jacobi": synchronous.jacobi,
+    "value_iteration": synchronous.jacobi,
     "gauss_seidel": synchronous.gauss_seidel,
     "modified_policy_iteration": synchronous.modified_policy_iteration,
     "policy_iteration": synchronous.policy_iteration,
@@ -57,7 +60,7 @@ def solve(
     Args:
       mdp: arrays, or a `FunctionMDP`, whose successors are computed when they are needed.
       discount: below 1, or 1 where every policy comes to an end.
-      method: jacobi (value iteration), gauss_seidel (in place, ordered by distance from the rewards),
+      method: jacobi (or value_iteration, the same), gauss_seidel (in place, ordered by distance from the rewards),
         modified_policy_iteration (the fast one), policy_iteration, anderson, or async (blocks from stale values).
       tolerance: the error to be certified, in the unit of the values.
       certifies: "values" asks it of the values, "policy" of what the policy loses.

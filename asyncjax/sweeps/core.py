@@ -79,8 +79,8 @@ def sweep(
       key: with the seed, the source of all chance.
       seeds: S, for the seeds 0 to S - 1; or the seeds themselves.
       summarize: one function or several that make name -> array of what is to be kept of a run, where it ran. They
-        may name `result`, `method`, `staleness` (Int[T, G]), `key` and a setting's values. By default
-        `summaries.final()`.
+        may name `result`, `method`, `staleness` (Int[T, G]), `time` (Float32[T], the schedule's), `key` and a setting's
+        values. By default `summaries.final()`.
       num_workers: W; by default the setting's value `num_workers`, or else what its schedules name.
       static: names of floats to compile in, for methods that need to know them.
       batch_size: runs at a time; by default as many as `max_bytes` allow. Runs do not depend on each other, but

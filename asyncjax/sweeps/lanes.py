@@ -21,7 +21,6 @@ from asyncjax.sweeps.memory import available_bytes, peak_bytes
 CPU_LANES = 16
 SPLIT = jax.sharding.PartitionSpec("lanes")
 Numbers = Mapping[str, Array]  # the traced numbers of a setting, by name
-Summarize = Callable[[Method, Result, Array, Numbers, jax.Array], Metrics]
 
 
 class Keys(NamedTuple):
@@ -86,6 +85,10 @@ class Lane(NamedTuple):
     run_key: jax.Array
     summary_key: jax.Array
     plan: Plan
+    time: Array  # Float32[T], of the updates; empty where no summary asks for it
+
+
+Summarize = Callable[[Method, Result, Lane], Metrics]
 
 
 class LaneProgram:
@@ -94,7 +97,7 @@ class LaneProgram:
     Args:
       shape: of the schedules.
       build: numbers -> method.
-      summarize: (method, result, staleness Int[T, G], numbers, key) -> arrays, all that leaves the device of a run.
+      summarize: (method, result, lane) -> arrays, all that leaves the device of a run.
       example: the inputs of any of the runs.
       devices: over which the lanes are split.
 
@@ -116,7 +119,7 @@ class LaneProgram:
         def one(lane: Lane) -> Metrics:
             method = build(lane.numbers)
             result = shape.run(method, lane.run_key, lane.plan)
-            values = summarize(method, result, lane.plan.staleness, lane.numbers, lane.summary_key)
+            values = summarize(method, result, lane)
             finite = all_finite(method.view(result.shared))
             return {**{name: jnp.asarray(x) for name, x in values.items()}, "finite": finite}
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Hashable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from asyncjax.checks import check_counts, check_kind, given
-from asyncjax.method import Array, Method, Metrics, Result
+from asyncjax.engines.waves import Plan
+from asyncjax.method import Method, Metrics, Result
 from asyncjax.schedules import Schedule, check
 from asyncjax.sweeps.lanes import Lane, LaneProgram, Numbers, Shape, keys_of
 from asyncjax.sweeps.table import Setting
 
 Summary = Callable[..., Metrics]
-OF_RUN = ("result", "method", "staleness", "key")  # what summaries may name beside a setting's values
+OF_RUN = ("result", "method", "staleness", "time", "key")  # what summaries may name beside a setting's values
+PLANS = 1 << 28  # bytes, about, of the plans that the runs of a program share
 Run = tuple[int, int]  # (index of the setting, seed)
 
 
@@ -76,6 +78,7 @@ class Recipe:
         self.of_schedule = _wanted("schedule", self.make_schedule, names, ("key",))
         of_summary = [_wanted("summarize", f, names, OF_RUN) for f in summarize]
         self.inside = self.of_method.union(*of_summary) - set(OF_RUN)
+        self.timed = any("time" in inspect.signature(f).parameters for f in summarize)
         if unused := set(names) - self.inside - self.of_schedule - {"num_workers"}:
             raise ValueError(f"The settings have {sorted(unused)}, which neither method, schedule nor summarize names.")
         if unknown := self.static - set(names):
@@ -92,8 +95,8 @@ class Recipe:
     def run(self, batches: Iterable[Batch]) -> Generator[tuple[Batch, Metrics]]:
         """Each batch with its values, arrays with a leading axis of runs."""
         for batch in batches:
-            program, shape = self.program(batch.group, batch.members)
-            yield batch, program([self.lane(run, batch.group, shape) for run in batch.runs], batch.size)
+            program, plan = self.program(batch.group, batch.members)
+            yield batch, program([self.lane(run, batch.group, plan) for run in batch.runs], batch.size)
 
     def groups(self, runs: Sequence[Run]) -> dict[Group, list[Run]]:
         """The runs by the program that they share."""
@@ -102,10 +105,12 @@ class Recipe:
             groups.setdefault(self._group(*run), []).append(run)
         return groups
 
-    def _program(self, group: Group, members: tuple[Run, ...]) -> tuple[LaneProgram, Shape]:
-        """The program of a group, and what it takes a schedule for."""
+    def _program(self, group: Group, members: tuple[Run, ...]) -> tuple[LaneProgram, Callable[[Hashable], Plan]]:
+        """The program of a group, and what plans a schedule for it: once for the runs that share it."""
         unique = {id(s): s for s in (self.schedule(*run) for run in members)}
         shape = Shape.of(list(unique.values()), group.num_workers)
+        messages = max(1, group.num_updates * group.group_size)
+        plan = functools.lru_cache(maxsize=max(1, PLANS // (64 * messages)))(lambda of: shape.plan(self._schedules[of]))
         fixed = dict(group.fixed)
 
         def build(numbers: Numbers) -> Method:
@@ -113,32 +118,43 @@ class Recipe:
             check_kind(Method, "give a Method, or a function that makes one, such as lambda: aj.a3c(env)", method=made)
             return made
 
-        def summarize(method: Method, result: Result, staleness: Array, numbers: Numbers, key: jax.Array) -> Metrics:
-            of_run = {"method": method, "result": result, "staleness": staleness, "key": key}
-            available = {**fixed, **numbers, **of_run}
+        def summarize(method: Method, result: Result, lane: Lane) -> Metrics:
+            of_run = {"method": method, "result": result, "staleness": lane.plan.staleness, "key": lane.summary_key}
+            available = {**fixed, **lane.numbers, **of_run, **({"time": lane.time} if self.timed else {})}
             return _merged([_call(f, available) for f in self.summarize])
 
         try:
-            return LaneProgram(shape, build, summarize, self.lane(members[0], group, shape), self.devices), shape
+            return LaneProgram(shape, build, summarize, self.lane(members[0], group, plan), self.devices), plan
         except jax.errors.ConcretizationTypeError as error:
             error.add_note(f"Of the settings {group.numbers} are traced: name those that must be known in static=.")
             raise
 
-    def lane(self, run: Run, group: Group, shape: Shape) -> Lane:
+    def lane(self, run: Run, group: Group, plan: Callable[[Hashable], Plan]) -> Lane:
         """The inputs of one run."""
         index, seed = run
         numbers = {name: self.settings[index][name] for name in group.numbers}
-        keys = self.key_of(seed)
-        return Lane(numbers, keys.run, keys.summary, shape.plan(self.schedule(index, seed)))
+        keys, time = self.key_of(seed), self.schedule(index, seed).time
+        of_updates = np.asarray([] if time is None else time, np.float32)
+        return Lane(numbers, keys.run, keys.summary, plan(self._identity(index, seed)), of_updates)
 
     def schedule(self, index: int, seed: int) -> Schedule:
         """The schedule of a run; runs whose schedules have the same arguments share it."""
-        values = {name: self.settings[index][name] for name in self.of_schedule if name != "key"}
-        identity = (tuple(values.items()), seed if "key" in self.of_schedule else None)
+        identity = self._identity(index, seed)
         if identity not in self._schedules:
-            made = _call(self.make_schedule, {**values, "key": self.key_of(seed).schedule})
-            self._schedules[identity] = check(made)._replace(time=None, begin=None, end=None)
+            available = {**self.settings[index], "key": self.key_of(seed).schedule}
+            made = check(_call(self.make_schedule, {name: available[name] for name in self.of_schedule}))
+            if self.timed and made.time is None:
+                raise ValueError(
+                    f"summarize names time, but the schedule of {self.settings[index]} has none: take one that has"
+                    " times, such as from_service_times makes."
+                )
+            self._schedules[identity] = made._replace(time=made.time if self.timed else None, begin=None, end=None)
         return self._schedules[identity]
+
+    def _identity(self, index: int, seed: int) -> Hashable:
+        """What a schedule is made of."""
+        values = tuple((name, self.settings[index][name]) for name in sorted(self.of_schedule - {"key"}))
+        return values, seed if "key" in self.of_schedule else None
 
     def _group(self, index: int, seed: int) -> Group:
         setting, schedule = self.settings[index], self.schedule(index, seed)
@@ -195,7 +211,7 @@ def _merged(parts: Sequence[Any]) -> Metrics:
     return {name: x for part in parts for name, x in part.items()}
 
 
-def _wanted(role: str, function: Callable[..., Any], names: Iterable[str], further: Iterable[str]) -> set[str]:
+def _wanted(role: str, function: Callable[..., Any], names: Iterable[str], further: Collection[str]) -> set[str]:
     """Which of these names a function takes; raises TypeError for no function, ValueError where it needs others."""
     if not callable(function):
         raise TypeError(f"{role}={function!r}: give a function, or for method and schedule what it would make.")
@@ -204,7 +220,8 @@ def _wanted(role: str, function: Callable[..., Any], names: Iterable[str], furth
         return {*names, *further}
     missing = [p.name for p in parameters if p.default is p.empty and p.name not in {*names, *further}]
     if missing and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        raise ValueError(f"{role} names {missing}, but the settings have {sorted(names)}: give each a value.")
+        known = f", and {role} is given {', '.join(further)}" if further else ""
+        raise ValueError(f"{role} names {missing}, but the settings have {sorted(names)}{known}: give each a value.")
     return {p.name for p in parameters} & {*names, *further}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -57,9 +57,9 @@ class Update:
 
 
 def floats(view: PyTree) -> list[jax.Array]:
-    """The parameters in a view, or in a message: what is real; of a tree with a field `params`, those."""
-    leaves = jax.tree.leaves(getattr(view, "params", view))
-    return [x for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
+    """The parameters in a view, or in a message: what is real; of a tree with a field or key `params`, those."""
+    params = view.get("params", view) if isinstance(view, Mapping) else getattr(view, "params", view)
+    return [x for x in jax.tree.leaves(params) if jnp.issubdtype(x.dtype, jnp.floating)]
 
 
 def norms(trees: PyTree) -> jax.Array:

@@ -86,6 +86,11 @@ def animate_run(path: PathLike, **options: Any) -> Path:
     from asyncjax import commandline
 
     run = runs.load(path)
+    if missing := {"env", "env_params", "method"} - run.config.keys():
+        raise ValueError(
+            f"The run {run.path} was not made by train.py: its configuration has no {sorted(missing)}. Draw it with"
+            " animate(method, env, result.shared, key, file)."
+        )
     env = commandline.make_env_from(run.config["env"], run.config["env_params"])
     method = commandline.build(commandline.factories()[run.config["method"]], env, run.config)
     state = run.restore(method)

@@ -174,11 +174,33 @@ def next_values(v_tm1: jax.Array, v_bootstrap: jax.Array, truncated_t: jax.Array
     Returns:
       Float[T]. Where the step terminated the episode it is the value of an unrelated state: the discount is 0 there.
     """
-    if v_bootstrap.shape == v_tm1.shape:
-        at_cut = v_bootstrap
-    else:
-        at_cut = jnp.append(jnp.broadcast_to(v_bootstrap[0], (len(v_tm1) - 1,)), v_bootstrap[-1])
-    return jnp.where(truncated_t, at_cut, jnp.append(v_tm1[1:], v_bootstrap[-1]))
+    return _following(v_tm1, v_bootstrap, truncated_t)
+
+
+def next_observations(trajectory: Trajectory) -> PyTree:
+    """The true observation after every step, such as a replay buffer's transitions want.
+
+    Args:
+      trajectory: of `unroll`, [T, N, ...].
+
+    Returns:
+      What `observation` is, [T, N, ...]. Where the step terminated the episode it is an unrelated state's, which no
+      target looks at.
+    """
+    return jax.tree.map(
+        lambda x, bootstrap: _following(x, bootstrap, trajectory.truncated),
+        trajectory.observation,
+        trajectory.bootstrap_observation,
+    )
+
+
+def _following(x: jax.Array, bootstrap: jax.Array, truncated: jax.Array) -> jax.Array:
+    """What follows each of x, [T, ...], given what no action follows here, [S, ...]; see `Trajectory`."""
+    at_cut = bootstrap
+    if bootstrap.shape != x.shape:
+        first = jnp.broadcast_to(bootstrap[0], (len(x) - 1, *x.shape[1:]))
+        at_cut = jnp.append(first, bootstrap[-1:], axis=0)
+    return jax.vmap(where)(truncated, at_cut, jnp.append(x[1:], bootstrap[-1:], axis=0))
 
 
 def truncates_at_most_once(env: Environment, length: int) -> bool:

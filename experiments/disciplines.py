@@ -99,7 +99,7 @@ def run(args: Args) -> Arrays:
     shape = (len(args.disciplines), len(SERVICES), len(args.learning_rates), args.seeds, args.points)
     size: dict[str, Any] = {"num_workers": args.num_workers, "seeds": args.seeds, "directory": args.keep}
 
-    def end_times(time: jax.Array) -> aj.method.Metrics:
+    def end_times(time: jax.Array) -> dict[str, jax.Array]:
         return {"time": time[stretch_ends(len(time), args.points) - 1]}
 
     swept = aj.sweep(method, schedule, settings, key=figure.key(), summarize=[curve(args.points), end_times], **size)

@@ -120,7 +120,7 @@ def in_virtual_time(args: Args) -> tuple[np.ndarray, np.ndarray]:
     def schedule(team: int, key: jax.Array) -> aj.Schedule:
         return aj.schedules.from_service_times(aj.service.exponential(), num_updates, team, key)
 
-    def summarize(result: aj.Result, env: str, time: jax.Array) -> aj.method.Metrics:
+    def summarize(result: aj.Result, env: str, time: jax.Array) -> dict[str, jax.Array]:
         reached = first_reach(result, TASKS[env])
         at = jnp.clip(reached - 1, 0, num_updates - 1).astype(jnp.int32)
         return {"reached": reached, "seconds": jnp.where(jnp.isfinite(reached), time[at], jnp.inf)}

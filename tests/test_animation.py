@@ -91,6 +91,9 @@ def test_the_policy_of_a_run_directory(tmp_path: Path):
     recorder = aj.Recorder(tmp_path / "run", config)
     with pytest.raises(ValueError, match="has no checkpoint yet"):
         animation.animate_run(tmp_path / "run")
+    aj.Recorder(tmp_path / "mine", {"num_workers": 1})
+    with pytest.raises(ValueError, match=r"was not made by train.py: .* no \['env', 'env_params', 'method'\]"):
+        animation.animate_run(tmp_path / "mine")
     with recorder:
         aj.emulate(method, aj.schedules.sequential(3), KEY, callback=recorder, chunk_size=3)
     assert animation.animate_run(tmp_path / "run", num_steps=2) == tmp_path / "run" / "policy.gif"

@@ -134,6 +134,15 @@ def test_heat_map_writes_every_number_into_its_cell(options: Any):
         plotting.heat_map(values.T, x=[0, 8, 16], y=[1e-3, 1e-2], **names)
 
 
+def test_numbers_fit_into_the_cells_of_a_heat_map():
+    names: Any = {"x_label": "staleness (updates)", "y_label": "learning rate", "label": "loss"}
+    values = np.random.default_rng(0).uniform(0.001, 0.05, (8, 8))
+    figure = plotting.heat_map(values, x=range(8), y=range(8), spread=values / 10, **names)
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    assert max(text.get_window_extent().width for text in axes.texts) < axes.bbox.width / 8
+
+
 @pytest.mark.parametrize("center", [None, 0.0])
 def test_heat_map_without_a_number_is_grey(center: float | None):
     names: Any = {"x_label": "staleness (updates)", "y_label": "learning rate", "label": "return"}
@@ -176,10 +185,10 @@ def test_arrows_point_to_what_is_infinite():
     values[:2] = np.inf
     table = aj.Table(aj.grid(bound=[1, 2, 4, 8]), range(10), {"time": values})
     lines = plotting.setting_curve(table, "bound", "time").axes[0].lines
-    assert [line.get_xdata().tolist() for line in lines if line.get_marker() == "^"] == [[1, 2]]
+    assert [np.asarray(line.get_xdata()).tolist() for line in lines if line.get_marker() == "^"] == [[1, 2]]
     table = aj.Table(aj.grid(name=["a", "b", "c", "d"]), range(10), {"time": values})
     lines = plotting.setting_curve(table, "name", "time").axes[0].lines
-    assert [list(line.get_xdata()) for line in lines if line.get_marker() == "^"] == [["a", "b"]]
+    assert [np.asarray(line.get_xdata()).tolist() for line in lines if line.get_marker() == "^"] == [["a", "b"]]
 
 
 def test_a_thousand_workers_are_drawn_as_one():

@@ -8,7 +8,7 @@ import pytest
 from asyncjax.environment import make_env
 from asyncjax.evaluate import evaluate
 from asyncjax.method import Method, Policy
-from asyncjax.rollout import init_rollout, next_values, truncates_at_most_once, unroll
+from asyncjax.rollout import init_rollout, next_observations, next_values, truncates_at_most_once, unroll
 from tests import probes
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -107,6 +107,7 @@ def test_two_bootstrap_observations_are_as_good_as_all(length):
                 values(trajectory.observation), values(trajectory.bootstrap_observation), trajectory.truncated
             )
             seen.append(np.where(trajectory.terminated, 0.0, next_))
+            np.testing.assert_allclose(values(next_observations(trajectory)), next_, rtol=1e-6)
             slots = len(trajectory.bootstrap_observation)
             assert slots == (2 if truncates_at_most_once(e, length) else length)
     np.testing.assert_array_equal(seen[:9], seen[9:])

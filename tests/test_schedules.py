@@ -724,6 +724,7 @@ def test_what_follows_another_schedule_has_its_own_staleness(
 
 def test_the_clock_goes_on_where_a_schedule_is_extended() -> None:
     one, two = (from_service_times(aj.service.exponential(), 10, 2, jax.random.key(seed)) for seed in (0, 1))
+    assert one.time is not None
     both = aj.schedules.extend(one, two)
     for name in ("time", "begin", "end"):
         parts = [np.asarray(getattr(schedule, name)) for schedule in (one, two)]

@@ -480,7 +480,7 @@ def updated_once(method):
 
 @pytest.mark.parametrize(("num_envs", "parts"), [(1, 1), (2, 2), (3, 3), (6, 3), (8, 4)])
 def test_by_default_ppo_divides_a_group_into_four_parts_or_as_many_as_it_can(num_envs: int, parts: int) -> None:
-    options = {"epochs": 1, "num_envs": num_envs, "unroll_length": 2}
+    options: Any = {"epochs": 1, "num_envs": num_envs, "unroll_length": 2}
     one, other = (ppo("Catch-bsuite", num_minibatches=n, **options) for n in (None, parts))
     schedule = schedules.round_robin(2, 1)
     laws.assert_equal(emulate(one, schedule, laws.KEY), emulate(other, schedule, laws.KEY))

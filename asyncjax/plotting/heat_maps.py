@@ -34,12 +34,17 @@ def draw_heat_map(
     axes.tick_params(length=0)
     if len(columns) > MOST_NUMBERS:
         return
-    size = min(7.0, 45.0 / len(columns))
+    texts = {}
     for (row, column), value in np.ndenumerate(values):
-        text = "-" if np.isnan(value) else format(value, number)
+        texts[row, column] = "-" if np.isnan(value) else format(value, number)
         if spread is not None and np.isfinite(value + spread[row, column]):
-            text += f"\n±{format(spread[row, column], number if number.endswith('f') else '.2g')}"
-        axes.text(column, row, text, ha="center", va="center", fontsize=size, color=_ink(image, value))
+            texts[row, column] += f"\n±{format(spread[row, column], number if number.endswith('f') else '.2g')}"
+    longest = max((len(line) for text in texts.values() for line in text.split("\n")), default=1)
+    size = min(7.0, 220.0 / (len(columns) * longest))  # as wide as a cell
+    for (row, column), text in texts.items():
+        axes.text(
+            column, row, text, ha="center", va="center", fontsize=size, color=_ink(image, float(values[row, column]))
+        )
 
 
 def draw_value_map(axes: Axes, values: np.ndarray, policy: np.ndarray | None, still: np.ndarray, label: str) -> None:

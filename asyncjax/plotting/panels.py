@@ -213,7 +213,7 @@ def thousands(axes: Axes) -> None:
     from matplotlib.ticker import EngFormatter
 
     for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
-        if max(abs(low), abs(high)) >= 5000:
+        if 5000 <= max(abs(low), abs(high)) < 1e15:
             axis.set_major_formatter(EngFormatter(sep=""))
 
 

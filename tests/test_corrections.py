@@ -185,11 +185,12 @@ def test_the_parts_of_a_group_add_up_to_its_gradient() -> None:
 @everywhere
 def test_stale_messages_do_not(name: str) -> None:
     """The identity at staleness 0 is not the identity everywhere."""
-    update, state = UPDATES[name], IDENTITIES[name]().init(PARAMS)
+    update, state, changed = UPDATES[name], IDENTITIES[name]().init(PARAMS), False
     for t in range(4):
         now, then = (jax.tree.map(lambda w, s=s: w + s, PARAMS) for s in (t, t - 3.0))
         out, state = update(GRADIENT, state, now, staleness=jnp.int32(3), stale_params=then)
-    assert not np.array_equal(out["w"], GRADIENT["w"])
+        changed = changed or not np.array_equal(out["w"], GRADIENT["w"])
+    assert changed
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])

@@ -88,7 +88,6 @@ class Recorder:
         rows = [row for row in read_rows(self.path) if row["update"] <= update]
         self.schedule = ScheduleParts(self.path, update)
         files.replace(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        self.file = open(self.path / "metrics.jsonl", "a")  # noqa: SIM115 (open as long as the run)
         self.checkpoints = Checkpoints(self.path / "checkpoints")
         self.compiling = CompileClock()
         self.seconds = rows[-1]["seconds"] if rows else 0.0
@@ -116,8 +115,8 @@ class Recorder:
         if chunk.state is not None:
             self.state = chunk.state
         row = self._row(chunk, first)
-        self.file.write(json.dumps(row, allow_nan=False) + "\n")
-        self.file.flush()
+        with open(self.path / "metrics.jsonl", "a") as file:  # opened anew: a recorder never entered leaves nothing open
+            file.write(json.dumps(row, allow_nan=False) + "\n")
         if time.perf_counter() - self.last_saved >= self.checkpoint_every:
             self.save()
         if self.on_row is not None:
@@ -148,7 +147,6 @@ class Recorder:
         finally:
             self.compiling.close()
             self.checkpoints.close()
-            self.file.close()
 
     def _check_continued(self) -> None:
         """Raises ValueError where a run would begin again in a directory that has a checkpoint to go on from."""

@@ -377,17 +377,12 @@ def test_metrics_do_not_take_the_place_of_what_every_row_has(tmp_path, name):
         recorder(Chunk(State(10, jnp.zeros(2), jnp.zeros((4, 1))), {name: np.ones(10)}, make_schedule(10)))
 
 
-def test_a_full_disk_stops_the_run_with_its_cause(tmp_path):
-    class Full:
-        def write(self, text):
-            raise OSError(28, "No space left on device")
-
-        def close(self):
-            pass
+def test_a_full_disk_stops_the_run_with_its_cause(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
 
     recorder = Recorder(tmp_path / "run", CONFIG)
-    recorder.file.close()
-    recorder.file = Full()  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setattr("asyncjax.recorder.open", full, raising=False)
     with pytest.raises(OSError, match="No space left"), recorder:
         emulate(make_method(), make_schedule(), KEY, callback=recorder, chunk_size=10)
     assert runs.load(tmp_path / "run").metrics == {}
@@ -402,7 +397,6 @@ def test_what_ended_a_run_is_raised_even_where_the_rest_can_not_be_written_eithe
     with pytest.raises(LookupError, match="no bananas left") as caught, recorder:
         raise LookupError("no bananas left")
     assert any("No space left" in note and str(tmp_path / "run") in note for note in caught.value.__notes__)
-    assert recorder.file.closed
     with pytest.raises(OSError, match="No space left"), Recorder(tmp_path / "other", CONFIG) as recorder:
         monkeypatch.setattr(recorder, "save", full)
 

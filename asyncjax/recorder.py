@@ -115,7 +115,7 @@ class Recorder:
         if chunk.state is not None:
             self.state = chunk.state
         row = self._row(chunk, first)
-        with open(self.path / "metrics.jsonl", "a") as file:  # opened anew: a recorder never entered leaves nothing open
+        with open(self.path / "metrics.jsonl", "a") as file:  # anew: no file stays open
             file.write(json.dumps(row, allow_nan=False) + "\n")
         if time.perf_counter() - self.last_saved >= self.checkpoint_every:
             self.save()

@@ -129,32 +129,12 @@ def make_schedule(args: Args, discipline: str, service: str, key: jax.Array, num
     made = aj.schedules.from_service_times(
         models[service], num_updates(args, discipline), args.num_workers, key, **rules.get(discipline, {})
     )
-    return torn(made, num_leaves) if discipline == "torn" else made
+    return aj.faults.tear(made, num_leaves) if discipline == "torn" else made
 
 
 def num_updates(args: Args, discipline: str) -> int:
     """The updates in which all messages are consumed."""
     return args.messages // {"synchronous": args.num_workers, "grouped": args.group_size}.get(discipline, 1)
-
-
-def torn(schedule: aj.Schedule, num_leaves: int, share: float = 0.5) -> aj.Schedule:
-    """The same jobs and commits, but leaf i is read when a part share * i / num_leaves of the job is over.
-
-    So later leaves are newer: a view that never existed.
-    """
-    assert schedule.begin is not None
-    assert schedule.end is not None
-    begin, job = np.asarray(schedule.begin), np.asarray(schedule.end) - np.asarray(schedule.begin)
-    moments = [begin + share * i / num_leaves * job for i in range(num_leaves)]
-    later = [np.searchsorted(committed(schedule), moment, side="right") for moment in moments[1:]]
-    reads = [np.asarray(schedule.read), *(read.astype(np.int32) for read in later)]
-    return schedule._replace(read=reads)
-
-
-def committed(schedule: aj.Schedule) -> np.ndarray:
-    """Float[T], the times of the updates."""
-    assert schedule.time is not None
-    return np.asarray(schedule.time)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

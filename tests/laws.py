@@ -66,6 +66,12 @@ METHODS: dict[str, Callable[[], aj.Method]] = {
             aj.corrections.adaptive_delay_compensation(0.2), aj.corrections.gap_aware(), aj.corrections.pipemare(9)
         )
     ),
+    "local updates": lambda: aj.local_updates(
+        noisy_quadratic(),
+        period=3,
+        optimizer=optax.sgd(0.7, 0.9, nesterov=True),
+        correction=aj.corrections.polynomial(),
+    ),
     "a3c": lambda: aj.a3c("Catch-bsuite", num_envs=2, unroll_length=3),
     "n_step_q": lambda: aj.n_step_q("Catch-bsuite", num_envs=2, unroll_length=3, target_period=20, epsilon_frames=50),
     "one_step_sarsa": lambda: aj.one_step_sarsa("Catch-bsuite", num_envs=2, unroll_length=3, target_period=20),

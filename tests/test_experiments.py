@@ -255,19 +255,6 @@ def test_judging_a_run_changes_nothing_in_it() -> None:
     assert watched.metrics["greedy_episodes"].sum() == 20 * 5 // 9  # an episode of Catch has nine steps
 
 
-def test_torn_reads_are_as_old_as_the_job_or_younger_and_possible() -> None:
-    schedule = aj.schedules.from_service_times(aj.service.exponential(), 200, 4, jax.random.key(0))
-    torn = disciplines.torn(schedule, 3)
-    first, *later = torn.read
-    np.testing.assert_array_equal(first, schedule.read)
-    for older, newer in zip(torn.read, later, strict=False):
-        assert (newer >= older).all()
-    assert (later[-1] > first).any()
-    assert aj.schedules.is_realizable(torn)
-    whole = disciplines.torn(schedule, 3, share=0.0)
-    assert all((np.asarray(read) == np.asarray(schedule.read)).all() for read in whole.read)
-
-
 @pytest.mark.parametrize("discipline", disciplines.DISCIPLINES)
 def test_every_discipline_consumes_all_messages(discipline: str) -> None:
     args = disciplines.Args(messages=96, num_workers=4, group_size=3)

@@ -236,6 +236,35 @@ def test_a_recorded_trace_file_can_be_edited(tmp_path: Path) -> None:
     assert schedules.is_realizable(edited)
 
 
+@hypothesis.given(realizable(), st.booleans(), st.integers(1, 4), st.floats(0.0, 1.0))
+def test_torn_reads_are_as_old_as_the_job_or_newer_and_possible(
+    schedule: aj.Schedule, timed: bool, num_leaves: int, share: float
+) -> None:
+    schedule = schedule if timed else schedule._replace(time=None, begin=None, end=None)
+    torn = faults.tear(schedule, num_leaves, share)
+    assert len(torn.read) == num_leaves
+    np.testing.assert_array_equal(torn.read[0], schedule.read)
+    np.testing.assert_array_equal(torn.staleness(), schedule.staleness())  # of the oldest leaf
+    for older, newer in zip(torn.read, torn.read[1:], strict=False):
+        assert (newer >= older).all()
+    schedules.check(torn)
+    assert schedules.is_realizable(torn)
+    for leaf in faults.tear(schedule, num_leaves, share=0.0).read:
+        np.testing.assert_array_equal(leaf, schedule.read)
+
+
+def test_a_leaf_is_what_was_committed_when_it_was_read() -> None:
+    # Updates at 1, 2, 3, ... seconds; worker 1's second job lasts from 4 to 8 s, of which half is over at 6 s.
+    schedule = schedules.from_service_times(aj.service.constant([1.0, 4.0]), 10, 2, KEY)
+    torn = faults.tear(schedule, 2, share=1.0)
+    slow = np.asarray(schedule.worker) == 1
+    assert schedule.begin is not None
+    assert schedule.time is not None
+    half = np.asarray(schedule.begin)[slow] + 2.0
+    np.testing.assert_array_equal(torn.read[1][slow], [(np.asarray(schedule.time) <= now).sum() for now in half])
+    assert (torn.read[1][slow] > torn.read[0][slow]).all()
+
+
 @pytest.mark.parametrize(
     ("edit", "sentence"),
     [
@@ -265,6 +294,9 @@ def test_a_recorded_trace_file_can_be_edited(tmp_path: Path) -> None:
         (lambda s: faults.laggard(5, 1, 2), "besides the laggard there is at least one worker"),
         (lambda s: faults.slow(schedules.fixed_delay(9, 3), 2.0), "no worker with one job at a time"),
         (lambda s: faults.slow(s._replace(read={"w": s.read, "b": s.read}), 2.0), "torn reads"),
+        (lambda s: faults.tear(faults.tear(s, 2), 2), "schedule has torn reads: give one whose reads are whole"),
+        (lambda s: faults.tear(s, 0), "num_leaves=0: give a positive"),
+        (lambda s: faults.tear(s, 2, share=1.5), "share=1.5: give a part of a job, from 0 to 1"),
     ],
 )
 def test_bad_input(edit: Callable[[aj.Schedule], Any], sentence: str) -> None:

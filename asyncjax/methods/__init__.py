@@ -4,6 +4,7 @@ from asyncjax.methods.a3c import a3c
 from asyncjax.methods.elastic_averaging import elastic_averaging
 from asyncjax.methods.gradient import gradient_method
 from asyncjax.methods.impala import impala
+from asyncjax.methods.local_updates import local_updates
 from asyncjax.methods.n_step_q import n_step_q
 from asyncjax.methods.one_step_q import one_step_q
 from asyncjax.methods.one_step_sarsa import one_step_sarsa
@@ -21,6 +22,7 @@ __all__ = [
     "elastic_averaging",
     "gradient_method",
     "impala",
+    "local_updates",
     "n_step_q",
     "one_step_q",
     "one_step_sarsa",

@@ -24,7 +24,8 @@ from asyncjax.actor_critic import has_memory
 from asyncjax.distributions import argmax
 from asyncjax.environment import Environment, make_env, require_discrete_actions
 from asyncjax.method import Method, Metrics, Policy, PyTree
-from asyncjax.methods.gradient import annealed, gradient_method
+from asyncjax.methods.gradient import gradient_method
+from asyncjax.methods.learner import annealed
 from asyncjax.methods.options import Count, Number, check_options
 from asyncjax.methods.target_network import TargetView, with_target_network
 from asyncjax.networks import check_module, check_output

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from asyncjax.checks import check_whole
 from asyncjax.corrections.per_message import at_least, like, number
 from asyncjax.method import Method, Metrics, PyTree, Stale
+from asyncjax.methods.own_learner import OwnLearner, learn, own_learners
 
 
 class Centre(NamedTuple):
@@ -66,30 +67,15 @@ def elastic_averaging(method: Method, *, rate: float | jax.Array = 0.9, period: 
     check_whole(period=period)
 
     def init(key: jax.Array, num_workers: int) -> tuple[Centre, Explorer]:
-        shared, local = method.init(key, num_workers)
-        params = getattr(shared, "params", None)
-        if params is None or jax.tree.structure(method.view(shared)) != jax.tree.structure(params):
-            raise TypeError(
-                "elastic_averaging exchanges parameters, but this method's view is something else: use a method whose"
-                " view is its params, such as sgd or a3c."
-            )
-        copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_workers, *jnp.shape(x))), shared)
-        return Centre(params), Explorer(copies, local, jnp.full(num_workers, number(rate) / num_workers))
-
-    def learn(state: tuple[Any, PyTree], _: None) -> tuple[tuple[Any, PyTree], Metrics]:
-        shared, local = state
-        view = method.view(shared)
-        message, local, metrics = method.work(view, local)
-        alone = jax.tree.map(lambda x: x[None], (message, view))
-        shared, more = method.apply(shared, alone[0], Stale(alone[1], jnp.zeros(1, jnp.int32)))
-        return (shared, local), {**metrics, **more}
+        params, learners = own_learners(method, key, num_workers)
+        return Centre(params), Explorer(*learners, jnp.full(num_workers, number(rate) / num_workers))
 
     def work(centre: PyTree, worker: Explorer) -> tuple[PyTree, Explorer, Metrics]:
-        params = worker.shared.params
+        learner = OwnLearner(worker.shared, worker.local)
+        params = learner.shared.params
         force = jax.tree.map(lambda x, c: like(worker.pull, x) * (x - c), params, centre)
-        moved = worker.shared._replace(params=jax.tree.map(jnp.subtract, params, force))
-        (shared, local), metrics = jax.lax.scan(learn, (moved, worker.local), length=period)
-        return force, Explorer(shared, local, worker.pull), metrics
+        learner, metrics = learn(method, learner.at(jax.tree.map(jnp.subtract, params, force)), period)
+        return force, Explorer(*learner, worker.pull), metrics
 
     def apply(centre: Centre, forces: PyTree, stale: Stale) -> tuple[Centre, Metrics]:
         del stale

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from asyncjax.method import Halves, Method, Metrics, Policy, PyTree, Stale
-from asyncjax.methods.gradient import Learner
+from asyncjax.methods.learner import Learner
 from asyncjax.methods.options import Count
 
 

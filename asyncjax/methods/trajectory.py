@@ -15,7 +15,8 @@ from asyncjax.actor_critic import Agent, Forward, collect, distribution, forward
 from asyncjax.apart import apart
 from asyncjax.data_parallel import Divide, divide_rows
 from asyncjax.method import Halves, Method, Metrics, PyTree, Stale
-from asyncjax.methods.gradient import UNCHANGED, alone, annealed, clipped, moved, only, transformation
+from asyncjax.methods.gradient import clipped
+from asyncjax.methods.learner import UNCHANGED, alone, annealed, moved, only, transformation
 from asyncjax.methods.options import Count, Number, check_options
 from asyncjax.rollout import Rollout, Trajectory, where
 from asyncjax.surrogates import average, ratio

@@ -1,6 +1,6 @@
-"""Faults and adversaries: schedules edited or made to hurt. From a file: `schedules.load`, edit, run.
+"""Edits: what would have happened had workers or the network been slower, or gone.
 
-A schedule is read as a stream of events, reads and hand-ins (`asyncjax.events`). Edits drop events or move
+A schedule is read as a stream of events, reads and hand-ins (`asyncjax.faults.events`). Edits drop events or move
 them in time, and what update consumes what message, read when, follows from the new order. So an edited
 schedule is realizable where the source was, and an edit by nothing gives the source back. Times are seconds,
 and updates where a schedule has no times. Workers wait as long as they did in the source: where they waited
@@ -16,101 +16,10 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from asyncjax.checks import check_int32, check_least, check_whole
-from asyncjax.events import after_own_message, chosen, retime, schedule_of, stream_of
-from asyncjax.schedules import Schedule, check, round_robin, sequential
+from asyncjax.checks import check_counts, check_whole
+from asyncjax.faults.events import chosen, retime, schedule_of, stream_of
+from asyncjax.schedules import Schedule, check
 from asyncjax.service import seed_of
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Adversaries
-
-
-def sawtooth(num_updates: int, bound: int) -> Schedule:
-    """Staleness 0, 1, ..., bound, 0, 1, ...: bound + 1 workers that all read together, one huge batch in disguise.
-
-    Args:
-      num_updates: T.
-      bound: the largest staleness in updates; at least 0.
-
-    Returns:
-      A Schedule with groups of G = 1, without times.
-
-    Raises:
-      TypeError: a size or a bound that is no whole number.
-      ValueError: a negative bound, or fewer than 0 updates.
-
-    Example:
-      >>> import asyncjax as aj
-      >>> aj.faults.sawtooth(5, bound=2).staleness().ravel()
-      array([0, 1, 2, 0, 1], dtype=int32)
-    """
-    bound = _whole_bound(bound)
-    schedule = round_robin(num_updates, bound + 1)
-    return schedule._replace(read=np.arange(num_updates, dtype=np.int32)[:, None] - schedule.worker)
-
-
-def laggard(num_updates: int, num_workers: int, bound: int) -> Schedule:
-    """All messages are fresh, except that the last worker sends one with staleness `bound` every bound + 1 updates.
-
-    Args:
-      num_updates: T.
-      num_workers: W, the laggard included; at least 2. The others take turns.
-      bound: the laggard's staleness in updates; at least 0.
-
-    Returns:
-      A Schedule with groups of G = 1, without times.
-
-    Raises:
-      TypeError: sizes or a bound that are no whole numbers.
-      ValueError: a negative bound, fewer than 2 workers, or fewer than 0 updates.
-
-    Example:
-      >>> import asyncjax as aj
-      >>> schedule = aj.faults.laggard(6, num_workers=3, bound=2)
-      >>> schedule.worker.ravel(), schedule.staleness().ravel()
-      (array([0, 1, 2, 1, 0, 2], dtype=int32), array([0, 0, 2, 0, 0, 2], dtype=int32))
-    """
-    bound = _whole_bound(bound)
-    check_least(2, "besides the laggard there is at least one worker", num_workers=num_workers)
-    check_int32(num_workers=num_workers)
-    num_workers = int(num_workers)
-    schedule = sequential(num_updates, num_workers - 1)
-    late = np.arange(num_updates)[:, None] % (bound + 1) == bound
-    worker = np.where(late, np.int32(num_workers - 1), schedule.worker)
-    return schedule._replace(worker=worker, read=np.where(late, schedule.read - np.int32(bound), schedule.read))
-
-
-def maximal_delay(schedule: Schedule, bound: int) -> Schedule:
-    """The same messages in the same order, each read as early as its worker could and the bound allows.
-
-    Args:
-      schedule: says whose messages arrive when; what they had read is forgotten, and so is when they began.
-      bound: the largest staleness; at least 0.
-
-    Returns:
-      A Schedule with the workers and commit times of the one given.
-
-    Raises:
-      TypeError: what is no Schedule, or a bound that is no whole number.
-      ValueError: a negative bound, or a schedule that is not well-formed.
-
-    Example:
-      >>> import asyncjax as aj
-      >>> aj.faults.maximal_delay(aj.schedules.sequential(6, num_workers=4), bound=2).staleness().ravel()
-      array([0, 1, 2, 2, 2, 2], dtype=int32)
-    """
-    bound = _whole_bound(bound)
-    schedule = check(schedule)
-    earliest = (
-        after_own_message(np.asarray(schedule.worker).ravel()).reshape(schedule.worker.shape) // schedule.group_size
-    )
-    updates = np.arange(schedule.num_updates)[:, None]
-    read = np.maximum(earliest, updates - bound).astype(np.int32)
-    return schedule._replace(read=read, begin=None, end=None)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Edits
 
 
 def drop(schedule: Schedule, worker: int | Sequence[int], start: float = 0.0, stop: float = np.inf) -> Schedule:
@@ -338,6 +247,51 @@ def stretch(schedule: Schedule, factor: float) -> Schedule:
     return schedule._replace(**{name: None if t is None else factor * np.asarray(t) for name, t in times.items()})
 
 
+def tear(schedule: Schedule, num_leaves: int, share: float = 0.5) -> Schedule:
+    """Torn reads: a worker fetches the leaves of its view one after the other, in the first part of its job.
+
+    Of L leaves, the i-th is what had been committed when a part share i / L of the job was over. So later leaves are
+    newer than the first, and together they are a view that there never was, as without a lock.
+
+    Args:
+      schedule: any whose reads are whole; without times a job lasts from the version it reads to its update.
+      num_leaves: L, of the view: `len(jax.tree.leaves(method.view(shared)))`.
+      share: from 0, where all leaves are read at once, to 1.
+
+    Returns:
+      A Schedule with the same messages and times, whose `read` is a list of L arrays, Int[T, G].
+
+    Raises:
+      TypeError: sizes that are no whole numbers.
+      ValueError: reads that are torn already, fewer than one leaf, or a share that is not between 0 and 1.
+
+    Example:
+      >>> import asyncjax as aj
+      >>> torn = aj.faults.tear(aj.schedules.fixed_delay(5, delay=3), num_leaves=2, share=1.0)
+      >>> [leaf.ravel().tolist() for leaf in torn.read]
+      [[0, 0, 0, 0, 1], [0, 1, 1, 2, 3]]
+    """
+    check_counts(num_leaves=num_leaves)
+    if not 0 <= share <= 1:
+        raise ValueError(f"share={share}: give a part of a job, from 0 to 1.")
+    schedule = check(schedule)
+    if not jax.tree_util.all_leaves([schedule.read]):
+        raise ValueError("schedule has torn reads: give one whose reads are whole.")
+    updates = np.arange(schedule.num_updates)[:, None]
+    begin, end, time = schedule.begin, schedule.end, schedule.time
+    if begin is None or end is None or time is None:
+        begin, end, time = schedule.read, updates + 1, np.arange(1, schedule.num_updates + 1)
+    begin, end = np.asarray(begin, np.float64), np.asarray(end, np.float64)
+    read = [schedule.read]
+    for i in range(1, int(num_leaves)):
+        moment = begin + share * i / num_leaves * (end - begin)
+        committed = np.searchsorted(np.asarray(time), moment, side="right")
+        # At the moment of its beginning a job has read what it has read, and measured times may contradict the order
+        # by some microseconds; the order is what happened.
+        read.append(np.clip(np.where(moment > begin, committed, 0), read[-1], updates).astype(np.int32))
+    return schedule._replace(read=read)
+
+
 def _workers(schedule: Schedule, worker: int | Sequence[int]) -> list[int]:
     workers = np.atleast_1d(np.asarray(worker))
     for one in workers.tolist():
@@ -350,12 +304,6 @@ def _workers(schedule: Schedule, worker: int | Sequence[int]) -> list[int]:
 def _ceil(x: float) -> float:
     """The next whole number, of a quotient that rounding may have made a bit larger than one."""
     return np.round(x) if np.isclose(x, np.round(x), rtol=1e-12, atol=0) else np.ceil(x)
-
-
-def _whole_bound(bound: int) -> int:
-    check_least(0, "staleness is at least 0", bound=bound)
-    check_int32(bound=bound)
-    return int(bound)
 
 
 def _check_seconds(**arguments: float) -> None:

@@ -1,4 +1,4 @@
-"""A schedule as the stream of its events, reads and hand-ins, for edits: `asyncjax.faults`."""
+"""A schedule as the stream of its events, reads and hand-ins, for edits: `asyncjax.faults.edits`."""
 
 from __future__ import annotations
 

@@ -18,9 +18,11 @@ def apart(function: Any, true: Array, *args: Any) -> Any:
     condition any more, and no promise.
     """
 
+    once = jax.jit(function, inline=True)  # so that asking for its shapes and the branch are one trace
+
     def never(*args: Any) -> Any:
         # A loop that moves few bytes XLA compiles as one kernel, over this border too, unless there is a sort in it.
         anything = jax.lax.sort(jnp.stack([true, ~true]))[0]
-        return jax.tree.map(lambda x: jnp.full(x.shape, anything, x.dtype), jax.eval_shape(function, *args))
+        return jax.tree.map(lambda x: jnp.full(x.shape, anything, x.dtype), jax.eval_shape(once, *args))
 
-    return jax.lax.cond(true, function, never, *args)
+    return jax.lax.cond(true, once, never, *args)

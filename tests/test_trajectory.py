@@ -15,7 +15,7 @@ from asyncjax import a3c, emulate, evaluate, impala, ppo, returns, schedules, su
 from asyncjax.actor_critic import make_agent
 from asyncjax.environment import Box, Environment, Step
 from asyncjax.method import Stale
-from asyncjax.methods.trajectory import as_rows, evaluate_rows, minibatches
+from asyncjax.methods.rows import as_rows, evaluate_rows, minibatches
 from asyncjax.networks import MLP, ActorCritic, RecurrentActorCritic
 from asyncjax.rollout import next_values
 from asyncjax.surrogates import SurrogateName

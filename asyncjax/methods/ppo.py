@@ -15,7 +15,8 @@ from asyncjax.actor_critic import forward, make_agent
 from asyncjax.environment import Environment, make_env
 from asyncjax.method import Method, Metrics, PyTree
 from asyncjax.methods.options import Count, Number, check_options
-from asyncjax.methods.trajectory import evaluate_rows, staleness_metrics, through, trajectory_method
+from asyncjax.methods.rows import evaluate_rows, staleness_metrics, through
+from asyncjax.methods.trajectory import trajectory_method
 from asyncjax.networks import Core
 from asyncjax.rollout import Trajectory
 from asyncjax.surrogates import Surrogate, SurrogateName, average, like, ratio

@@ -5,6 +5,7 @@ A network sees one unbatched observation; callers `vmap` it.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
@@ -31,8 +32,13 @@ def dense(features: int, scale: float = math.sqrt(2.0)) -> nn.Dense:
     Not orthogonal ones: their QR decomposition, under `vmap` over seeds in a larger program, can deadlock XLA on CPUs.
     """
     product = by_columns if 1 < features <= FEW and jax.default_backend() == "cpu" else None
-    kernel_init = nn.initializers.variance_scaling(scale**2, "fan_in", "normal")
-    return nn.Dense(features, kernel_init=kernel_init, dot_general=product)
+    return nn.Dense(features, kernel_init=fan_in(scale), dot_general=product)
+
+
+@functools.cache
+def fan_in(scale: float) -> Any:
+    """Normal weights of this gain. Flax asks for their shape whenever they are used: jitted, JAX remembers it."""
+    return jax.jit(nn.initializers.variance_scaling(scale**2, "fan_in", "normal"), static_argnums=(1, 2), inline=True)
 
 
 def by_columns(x: jax.Array, kernel: jax.Array, *args: Any, **options: Any) -> jax.Array:
@@ -237,9 +243,8 @@ class RecurrentActorCritic(nn.Module):
     def __call__(self, carry: PyTree, observation: PyTree) -> tuple[PyTree, tuple[Head, jax.Array]]:
         """(Carry, observation) -> (Carry, (logits Float[A] or (mean, log_std), value Float[]))."""
         cell = {"gru": nn.GRUCell, "lstm": nn.OptimizedLSTMCell}[self.core]
-        weights = nn.initializers.variance_scaling(1.0, "fan_in", "normal")  # not orthogonal: see `dense`
         x = self.torso(encode(observation, self.num_values))
-        carry, features = cell(self.features, recurrent_kernel_init=weights)(carry, x)
+        carry, features = cell(self.features, recurrent_kernel_init=fan_in(1.0))(carry, x)
         return carry, Heads(self.num_actions, self.continuous)(features, features)
 
 

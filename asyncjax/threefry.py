@@ -8,14 +8,17 @@ steps takes 0.85 of the time. The bits are the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
+from jax.extend.core import Primitive
+from jax.extend.mlir import ir
+from jax.extend.mlir.dialects import stablehlo as hlo
 from jax.extend.random import define_prng_impl
+from jax.interpreters import batching, mlir
 
 from asyncjax.checks import default_generator, is_key
 from asyncjax.method import PyTree
@@ -65,32 +68,54 @@ def drawn(function: Callable[..., Any], keys: PyTree, *args: Any) -> Any:
         return function(keys, *args)
 
 
-@jax.jit
-def threefry(k0: jax.Array, k1: jax.Array, x0: jax.Array, x1: jax.Array) -> Pair:
-    """Threefry-2x32 with twenty rounds: of a key, UInt32[] each, and counters of any shape.
+def _rounds(context: Any, k0: Any, k1: Any, x0: Any, x1: Any) -> list[Any]:
+    """Threefry-2x32 with twenty rounds: of keys and counters, UInt32 of one shape, as operations of StableHLO.
 
-    In operations of `lax`: those of `jnp` take JAX several times as long to trace, and every program has some of these.
+    Traced as operations of JAX instead, it takes ten times as long, and every program has some of these.
 
     Source: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (2011).
     """
-    shape = jnp.shape(x0)
+    del context
 
-    def constant(value: int) -> jax.Array:
-        return lax.full(shape, value, jnp.uint32)
+    def constant(value: int) -> Any:
+        return hlo.constant(ir.DenseElementsAttr.get_splat(x0.type, ir.IntegerAttr.get(x0.type.element_type, value)))
 
-    def rotated(x: jax.Array, left: int) -> jax.Array:
-        return lax.bitwise_or(lax.shift_left(x, constant(left)), lax.shift_right_logical(x, constant(32 - left)))
+    def rotated(x: Any, left: int) -> Any:
+        return hlo.or_(hlo.shift_left(x, constant(left)), hlo.shift_right_logical(x, constant(32 - left)))
 
-    keys = k0, k1, lax.bitwise_xor(lax.bitwise_xor(k0, k1), np.uint32(PARITY))
-    schedule = [lax.broadcast(key, shape) for key in keys]
-    x0, x1 = lax.add(x0, schedule[0]), lax.add(x1, schedule[1])
+    schedule = k0, k1, hlo.xor(hlo.xor(k0, k1), constant(PARITY))
+    y0, y1 = hlo.add(x0, schedule[0]), hlo.add(x1, schedule[1])
     for group in range(5):
         for rotation in ROTATIONS[group % 2]:
-            x0 = lax.add(x0, x1)
-            x1 = lax.bitwise_xor(x0, rotated(x1, rotation))
-        x0 = lax.add(x0, schedule[(group + 1) % 3])
-        x1 = lax.add(lax.add(x1, schedule[(group + 2) % 3]), constant(group + 1))
-    return x0, x1
+            y0 = hlo.add(y0, y1)
+            y1 = hlo.xor(y0, rotated(y1, rotation))
+        y0 = hlo.add(y0, schedule[(group + 1) % 3])
+        y1 = hlo.add(hlo.add(y1, schedule[(group + 2) % 3]), constant(group + 1))
+    return [y0, y1]
+
+
+# A primitive, so that `vmap` handles one operation instead of a hundred: JAX maps it anew in every program.
+rounds_p = Primitive("threefry_rounds")
+rounds_p.multiple_results = True
+rounds_p.def_impl(jax.jit(rounds_p.bind))
+rounds_p.def_abstract_eval(lambda *args: args[2:])
+mlir.register_lowering(rounds_p, _rounds)
+
+
+def _map_rounds(args: Sequence[jax.Array], axes: Sequence[int | None]) -> tuple[Sequence[jax.Array], list[int]]:
+    """The rounds under `vmap`, over these axes."""
+    size = next(x.shape[axis] for x, axis in zip(args, axes, strict=True) if axis is not None)
+    mapped = [batching.bdim_at_front(x, axis, size) for x, axis in zip(args, axes, strict=True)]
+    return rounds_p.bind(*mapped), [0, 0]
+
+
+batching.primitive_batchers[rounds_p] = _map_rounds
+
+
+def threefry(key: jax.Array, x0: jax.Array, x1: jax.Array) -> Pair:
+    """The random bits of a key, UInt32[2], and counters of one shape."""
+    k0, k1 = (lax.broadcast(key[i], x0.shape) for i in range(2))
+    return rounds_p.bind(k0, k1, x0, x1)
 
 
 def _counted(key: jax.Array, shape: tuple[int, ...]) -> Pair:
@@ -99,7 +124,7 @@ def _counted(key: jax.Array, shape: tuple[int, ...]) -> Pair:
     if size >= 1 << 32:
         raise ValueError(f"shape={shape}: one call draws fewer than 2^32 random numbers; make several.")
     low = jax.lax.iota(jnp.uint32, size).reshape(shape)
-    return threefry(key[0], key[1], jnp.zeros_like(low), low)
+    return threefry(key, jnp.zeros_like(low), low)
 
 
 def _seed(seed: jax.Array) -> jax.Array:
@@ -112,7 +137,7 @@ def _split(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 def _fold_in(key: jax.Array, data: int | jax.Array) -> jax.Array:
     low = jnp.asarray(data, jnp.uint32)
-    return jnp.stack(threefry(key[0], key[1], jnp.zeros_like(low), low))
+    return jnp.stack(threefry(key, jnp.zeros_like(low), low))
 
 
 def _random_bits(key: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:

@@ -18,6 +18,9 @@ if _worker and hasattr(os, "sched_setaffinity"):
     _cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {_cores[int(_worker.removeprefix("gw")) % len(_cores)]})
 
+# Tracing makes many objects that live, among which Python's 700 would look for garbage all the time.
+gc.set_threshold(100_000, 20, 20)
+
 # Tests interrupt runs, which a shell that starts them in the background has them ignore.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

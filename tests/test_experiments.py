@@ -17,6 +17,7 @@ import accelerator
 import asyncjax as aj
 import benchmark
 import breakdown
+import communication
 import corrected
 import corrections
 import cost
@@ -47,6 +48,17 @@ FIGURES: dict[str, tuple[ModuleType, dict[str, Any]]] = {
             "episodes": 2,
         },
     ),
+    "communication": (
+        communication,
+        {
+            "disciplines": ("buffered",),
+            "periods": (1, 2),
+            "steps": (0.5, 1.0),
+            "num_envs": 1,
+            "local_updates": 48,
+            "points": 3,
+        },
+    ),
     "disciplines": (
         disciplines,
         {
@@ -73,6 +85,7 @@ FIGURES: dict[str, tuple[ModuleType, dict[str, Any]]] = {
 }
 SHAPES = {
     "corrections": {"final": (1, 2, 1, 2, 2), "along": (1, 2, 1, 2, 2)},
+    "communication": {"returns": (1, 2, 2, 2, 3), "times": (1, 2, 2, 3), "periods": (2,)},
     "disciplines": {"returns": (2, 3, 1, 2, 3), "times": (2, 3, 2, 3), "updates": (2, 3)},
     "optimizers": {"returns": (1, 2, 3, 2), "rates": (3,)},
     "speedup": {"updates": (1, 1, 2, 2), "time": (1, 1, 2, 2)},
@@ -161,6 +174,7 @@ MISTAKES: list[tuple[ModuleType, dict[str, Any], str]] = [
     (corrections, {"method": "foo"}, "method='foo'"),
     (corrections, {"services": ("foo",)}, "services='foo'"),
     (corrections, {"envs": ("Catch-bsuite", "Foo")}, "Foo"),
+    (communication, {"periods": (1, 1024)}, "with a period of 1024 a run has 0 updates, fewer than points=16"),
     (optimizers, {"optimizers": ("foo",)}, "optimizers='foo'"),
     (cost, {"axes": ("foo",)}, "axes='foo'"),
     (fidelity, {"records": 0}, "records=0"),
@@ -189,7 +203,8 @@ def test_what_no_run_could_follow_is_refused_before_any_begins(
 
 
 @pytest.mark.parametrize(
-    "script", [corrections, cost, disciplines, fidelity, optimizers, scaling, speedup, staleness, value_iteration]
+    "script",
+    [communication, corrections, cost, disciplines, fidelity, optimizers, scaling, speedup, staleness, value_iteration],
 )
 def test_what_a_figure_does_by_default_is_no_mistake(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figure, "command", lambda name, args, *_: args)

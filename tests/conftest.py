@@ -44,6 +44,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
+def pytest_collection_finish() -> None:
+    gc.freeze()  # the packages that all tests have imported, which are no garbage
+
+
 @pytest.fixture(scope="module")
 def quick_compilation() -> Iterator[None]:
     """For files with no law on how alike two programs round: XLA optimizes little, and compiles in half the time."""
@@ -63,6 +67,6 @@ def _free_compiled_programs() -> Iterator[None]:
 
     laws._built.clear()
     for cache in (cached_program, cached_host_program, compile_init):
-        cache.forget()
+        cache.programs.clear()
     jax.clear_caches()
     gc.collect()

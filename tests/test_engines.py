@@ -20,7 +20,7 @@ import asyncjax as aj
 from asyncjax.engines.division import WHOLE
 from asyncjax.engines.packing import all_finite
 from asyncjax.engines.program import cached_program
-from asyncjax.engines.program_cache import program_cache
+from asyncjax.engines.program_cache import most_maps, program_cache
 from asyncjax.engines.waves import Planner, stack_reads
 from tests.laws import (
     KEY,
@@ -491,15 +491,21 @@ def test_the_programs_of_old_methods_are_let_go_though_they_are_in_cycles(monkey
         def __init__(self, method: int) -> None:
             self.run = self.__init__
 
-    monkeypatch.setattr("asyncjax.engines.program_cache.num_maps", lambda: 9)  # of this process they may be many
+    maps = most_maps()
+    monkeypatch.setattr("asyncjax.engines.program_cache.num_maps", lambda: maps)  # of this process they may be many
     compile_it = program_cache(Compiled)
     first, *_, last = (weakref.ref(compile_it(method)) for method in range(4))
     assert compile_it(0) is first() is not None, "the last used"
-    monkeypatch.setattr("asyncjax.engines.program_cache.MAX_MAPS", 8)  # no room for another
+    maps += 1  # no room for another
     compile_it(4)
     assert [args for args, _ in compile_it.programs] == [(method,) for method in (3, 0, 4)]
-    compile_it(5)
+    for other in range(5, 9):
+        compile_it(other)
+    assert first() is not None, "where others have the maps it helps nobody to forget all programs, one after the other"
+    maps += 5_001
+    compile_it(9)
     assert first() is last() is None
+    assert [args for args, _ in compile_it.programs] == [(method,) for method in (6, 7, 8, 9)]
 
 
 def test_emulated_programs_are_freed_with_the_engines_cache():

@@ -16,8 +16,8 @@ T = TypeVar("T")
 MAX_PROGRAMS = 128
 # What of JAX's configuration decides what is compiled, and may be another one at the next run of a method.
 SETTINGS = ("jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable", "jax_default_matmul_precision")
-# Linux kills a process that has 65,530 memory maps. The programs of one method take up to 2,000.
-MAX_MAPS = 30_000
+# Linux kills a process that has too many memory maps. The programs of one method take up to 2,000.
+MORE_MAPS = 5_000
 
 
 class program_cache(Generic[*Ts, T]):
@@ -27,6 +27,7 @@ class program_cache(Generic[*Ts, T]):
         self.compiled, self.__doc__ = compiled, compiled.__doc__
         self.programs: OrderedDict[tuple[tuple[*Ts], tuple[Any, ...]], T] = OrderedDict()
         self.lock = threading.RLock()
+        self.room = most_maps()
 
     def __call__(self, *args: *Ts) -> T:
         """What was compiled for these arguments, now or before."""
@@ -35,8 +36,10 @@ class program_cache(Generic[*Ts, T]):
             if key in self.programs:
                 self.programs.move_to_end(key)
             else:
-                if len(self.programs) >= MAX_PROGRAMS or num_maps() > MAX_MAPS:
+                if len(self.programs) >= MAX_PROGRAMS or num_maps() > self.room:
                     self.forget((len(self.programs) + 1) // 2)
+                    # Where others have most of the maps, that makes little room: it is tried again after as many more.
+                    self.room = min(max(most_maps(), num_maps() + MORE_MAPS), most_maps(0.9))
                 self.programs[key] = self.compiled(*args)
             return self.programs[key]
 
@@ -50,6 +53,14 @@ class program_cache(Generic[*Ts, T]):
             for _ in range(len(self.programs) if count is None else count):
                 self.programs.popitem(last=False)
         gc.collect()
+
+
+def most_maps(part: float = 0.65) -> int:
+    """This part of the memory maps that the system allows a process."""
+    try:
+        return int(part * int(Path("/proc/sys/vm/max_map_count").read_text()))
+    except OSError:
+        return int(part * 65_530)
 
 
 def num_maps() -> int:

@@ -55,7 +55,7 @@ class Args(figure.Common):
     """What a message costs, in local updates."""
     learning_rate: float = 1e-2
     """Of the workers' Adam."""
-    steps: tuple[float, ...] = (0.25, 0.5, 2.0, 4.0)
+    steps: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
     """Of the receiver, times the mean of its messages. Each discipline and period is shown at its best one."""
     num_envs: int = 4
     """Environments of a worker."""

@@ -27,7 +27,7 @@ import figure
 from asyncjax.commandline import factories
 from asyncjax.plotting.panels import COLOURS, COLUMN, new_figure
 from asyncjax.statistics import interquartile_mean
-from asyncjax.sweeps.summaries import curve, stretch_ends
+from asyncjax.sweeps.summaries import curve
 from figure import Arrays, small_network
 
 DISCIPLINES = ("averaging", "buffered", "asynchronous")
@@ -114,12 +114,10 @@ def run(args: Args) -> Arrays:
         updates = num_updates(args, discipline, period)
         return aj.schedules.from_service_times(times, updates, args.num_workers, key, **rules[discipline])
 
-    def end_times(time: jax.Array) -> dict[str, jax.Array]:
-        return {"time": time[stretch_ends(len(time), args.points) - 1]}
-
     size: dict[str, Any] = {"num_workers": args.num_workers, "seeds": args.seeds, "directory": args.keep}
     settings = aj.grid(discipline=args.disciplines, period=args.periods, step=args.steps)
-    swept = aj.sweep(method, schedule, settings, key=figure.key(), summarize=[curve(args.points), end_times], **size)
+    summaries = [curve(args.points), figure.end_times(args.points)]
+    swept = aj.sweep(method, schedule, settings, key=figure.key(), summarize=summaries, **size)
     shape = (len(args.disciplines), len(args.periods), len(args.steps), args.seeds, args.points)
     return {
         "returns": swept["return_curve"].reshape(shape),

@@ -99,10 +99,8 @@ def run(args: Args) -> Arrays:
     shape = (len(args.disciplines), len(SERVICES), len(args.learning_rates), args.seeds, args.points)
     size: dict[str, Any] = {"num_workers": args.num_workers, "seeds": args.seeds, "directory": args.keep}
 
-    def end_times(time: jax.Array) -> dict[str, jax.Array]:
-        return {"time": time[stretch_ends(len(time), args.points) - 1]}
-
-    swept = aj.sweep(method, schedule, settings, key=figure.key(), summarize=[curve(args.points), end_times], **size)
+    summaries = [curve(args.points), figure.end_times(args.points)]
+    swept = aj.sweep(method, schedule, settings, key=figure.key(), summarize=summaries, **size)
     ends = [stretch_ends(num_updates(args, discipline), args.points) for discipline in args.disciplines]
     return {
         "returns": swept["return_curve"].reshape(shape),

@@ -21,6 +21,7 @@ from asyncjax.environment import Discrete, Environment
 from asyncjax.networks import MLP, ActorCritic
 from asyncjax.q_networks import QNetwork
 from asyncjax.statistics import bootstrap_interval, middle_half
+from asyncjax.sweeps.summaries import stretch_ends
 from train import exit_code, prepare_jax
 
 Arrays = dict[str, np.ndarray]
@@ -183,6 +184,15 @@ def small_network(method: str, env: Environment, hidden: int) -> nn.Module | Non
     if method in ACTION_VALUES:
         return QNetwork(actions, MLP(sizes, layer_norm=True, activation=nn.relu))
     return ActorCritic(actions, MLP(sizes), MLP(sizes))
+
+
+def end_times(points: int) -> Callable[[jax.Array], dict[str, jax.Array]]:
+    """A summary of a sweep: `time`, Float32[L], at the ends of so many stretches of a run, where `curve` has points."""
+
+    def summarize(time: jax.Array) -> dict[str, jax.Array]:
+        return {"time": time[stretch_ends(len(time), points) - 1]}
+
+    return summarize
 
 
 def interval(values: np.ndarray, digits: int = 3) -> str:

@@ -81,7 +81,7 @@ METHODS: dict[str, Callable[[], aj.Method]] = {
     "tabular q": lambda: aj.tabular_q(aj.mdp.garnet(0, 6, 2, 3), 0.9, unroll_length=2),
 }
 # The rows for the laws that compile many programs: what these find in an engine does not depend on the method.
-THOROUGH = ["sgd", "sgd, corrected", "value iteration", "tabular q"]
+THOROUGH = ["sgd", "sgd, private optimizer", "sgd, corrected", "value iteration", "tabular q"]
 _built: dict[str, aj.Method] = {}
 
 

@@ -68,6 +68,7 @@ def run(name_or_method: str | aj.Method, **options: Any) -> tuple[aj.Result, aj.
 
 ROWS: list[tuple[str, dict[str, Any]]] = [
     ("sgd, corrected", {}),
+    ("sgd", {"group_size": 3}),
     ("value iteration", {"group_size": WORKERS, "wait": "next_version"}),
     ("sgd, private optimizer", {"group_size": 2, "wait": "next_version"}),
     ("tabular q", {"bound": 2}),

@@ -27,7 +27,7 @@ class program_cache(Generic[*Ts, T]):
         self.compiled, self.__doc__ = compiled, compiled.__doc__
         self.programs: OrderedDict[tuple[tuple[*Ts], tuple[Any, ...]], T] = OrderedDict()
         self.lock = threading.RLock()
-        self.room = most_maps()
+        self.maps_left = 0  # when programs were let go last
 
     def __call__(self, *args: *Ts) -> T:
         """What was compiled for these arguments, now or before."""
@@ -36,10 +36,11 @@ class program_cache(Generic[*Ts, T]):
             if key in self.programs:
                 self.programs.move_to_end(key)
             else:
-                if len(self.programs) >= MAX_PROGRAMS or num_maps() > self.room:
+                # Where others have most of the maps, that makes little room: it is tried again after as many more.
+                room = min(max(most_maps(), self.maps_left + MORE_MAPS), most_maps(0.9))
+                if len(self.programs) >= MAX_PROGRAMS or num_maps() > room:
                     self.forget((len(self.programs) + 1) // 2)
-                    # Where others have most of the maps, that makes little room: it is tried again after as many more.
-                    self.room = min(max(most_maps(), num_maps() + MORE_MAPS), most_maps(0.9))
+                    self.maps_left = num_maps()
                 self.programs[key] = self.compiled(*args)
             return self.programs[key]
 
